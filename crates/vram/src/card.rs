@@ -1,0 +1,117 @@
+//! What a card must do.
+
+use core::fmt;
+
+use pageformer_card::{PAGE_BYTES, Page};
+
+/// A file of the card, whatever the layout or file system that keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CardFile {
+    /// `index.json`.
+    Index,
+    /// The weights: the pages of the tape, then those of an embedding that is not tied.
+    Weights,
+    /// `pages.crc`.
+    Sums,
+    /// `tokenizer.bin`.
+    Tokenizer,
+}
+
+impl fmt::Display for CardFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CardFile::Index => "index.json",
+            CardFile::Weights => "weights",
+            CardFile::Sums => "pages.crc",
+            CardFile::Tokenizer => "tokenizer.bin",
+        })
+    }
+}
+
+/// Why pages could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The device failed; reading again may help.
+    Device,
+    /// There is no card (any more).
+    NoCard,
+    /// The file ends before these pages, or is not there.
+    Truncated,
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ReadError::Device => "the device reports a read error; check the card and its contacts",
+            ReadError::NoCard => "the card is gone; put it back",
+            ReadError::Truncated => "the file is missing or too short; export the card again",
+        })
+    }
+}
+
+impl core::error::Error for ReadError {}
+
+/// Reads runs of pages. Implemented by cards on a block device, in a folder, in memory, and by wrappers
+/// that trace, time or spoil what they wrap.
+pub trait Card {
+    /// Bytes of `file`; 0 if it is not there. The weights count whole pages.
+    fn bytes(&self, file: CardFile) -> u64;
+
+    /// Fills `pages` from page `first` of `file` on. What lies behind the end of the file in its last page
+    /// is undefined.
+    ///
+    /// # Errors
+    /// If not all of the pages could be read. `pages` is undefined then.
+    fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError>;
+}
+
+impl<C: Card + ?Sized> Card for &mut C {
+    fn bytes(&self, file: CardFile) -> u64 {
+        (**self).bytes(file)
+    }
+
+    fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
+        (**self).read(file, first, pages)
+    }
+}
+
+/// Reads `index.json` as a stream, through one page of memory.
+pub struct IndexReader<'a, C> {
+    card: &'a mut C,
+    page: &'a mut Page,
+    at: u64,
+}
+
+impl<'a, C: Card> IndexReader<'a, C> {
+    /// A reader at the start of the file; `page` is its memory.
+    pub fn new(card: &'a mut C, page: &'a mut Page) -> Self {
+        Self { card, page, at: 0 }
+    }
+}
+
+impl<C: Card> pageformer_card::Reader for IndexReader<'_, C> {
+    type Error = ReadError;
+
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize, ReadError> {
+        let left = self.card.bytes(CardFile::Index).saturating_sub(self.at);
+        if left == 0 {
+            return Ok(0);
+        }
+        let within = (self.at % PAGE_BYTES as u64) as usize;
+        if within == 0 {
+            let page = core::slice::from_mut(&mut *self.page);
+            let number = (self.at / PAGE_BYTES as u64) as u32;
+            // One try more: there are no checksums yet that could tell a bad read.
+            if self.card.read(CardFile::Index, number, page).is_err() {
+                self.card.read(CardFile::Index, number, page)?;
+            }
+        }
+        let n = (left.min((PAGE_BYTES - within) as u64) as usize).min(buf.len());
+        if let (Some(to), Some(from)) = (buf.get_mut(..n), self.page.get(within..within + n)) {
+            to.copy_from_slice(from);
+        }
+        self.at += n as u64;
+        Ok(n)
+    }
+}

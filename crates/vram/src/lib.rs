@@ -1,0 +1,25 @@
+//! Virtual RAM: a tape that is longer than memory.
+//!
+//! A decoder reads its weights in the same order for every token: a cyclic scan. For that, LRU is the worst
+//! policy (it evicts each page just before it is needed again), and the best one, Bélády's, is known in
+//! advance: **pin** as many pages as fit, for good, and **stream** the others through a small ring. The hit
+//! rate is pinned ÷ total, the optimum.
+//!
+//! - [`Card`] is what a card must do: read runs of pages of a few named files.
+//! - [`Pinning`] says which pages are pinned and in which runs the others are streamed, by arithmetic alone.
+//! - [`Vram`] serves pages in tape order, checks each against its checksum when it is loaded, reads again
+//!   what is bad, and counts everything.
+//!
+//! No I/O, no allocation, no table of pages: memory is lent by the caller in [`Frames`].
+#![no_std]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod card;
+mod meta;
+mod pinning;
+mod vram;
+
+pub use card::{Card, CardFile, IndexReader, ReadError};
+pub use meta::PageMeta;
+pub use pinning::Pinning;
+pub use vram::{Fault, Frames, Stats, Vram};

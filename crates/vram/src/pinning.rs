@@ -1,0 +1,137 @@
+//! Which pages of the tape stay in memory.
+//!
+//! The tape of `P` pages is divided into *periods*; each begins with one run of streamed pages and ends with
+//! one run of pinned pages. A run never exceeds the ring, so a run is one read; there are as few as the ring
+//! allows. Both kinds are spread evenly, so that while the pinned part of a period is used there is time to
+//! read the next run.
+
+use core::ops::Range;
+
+/// The division of a tape into pinned and streamed pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pinning {
+    /// Pages of the tape.
+    pub tape: u32,
+    /// Pages that stay in memory.
+    pub pinned: u32,
+    /// Pages of the ring: the longest run that is read at once.
+    pub ring: u32,
+}
+
+/// What a read command costs more than a page does, in pages. Single 512-byte reads run below 1 MB/s where
+/// runs reach 8 (`card-format.md`), so a command costs roughly what four to ten pages do.
+const COMMAND_PAGES: u32 = 6;
+
+impl Pinning {
+    /// Divides `frames` page frames between the pinned set and the ring. All pages are pinned when they fit;
+    /// otherwise a larger ring means fewer commands but one more page to stream for each of its frames, and
+    /// the sum is least at `ring² = streamed · cost of a command`. `None` when there is no frame at all.
+    pub fn new(tape: u32, frames: u32) -> Option<Self> {
+        if frames >= tape {
+            return Some(Self { tape, pinned: tape, ring: 0 });
+        }
+        if frames == 0 {
+            return None;
+        }
+        let wanted = (u64::from(tape - frames) * u64::from(COMMAND_PAGES)).isqrt() as u32;
+        let ring = wanted.clamp(1, frames);
+        Some(Self { tape, pinned: frames - ring, ring })
+    }
+
+    /// Pages that each pass streams.
+    pub fn streamed(&self) -> u32 {
+        self.tape - self.pinned
+    }
+
+    /// Number of periods: of read commands in each pass.
+    pub fn periods(&self) -> u32 {
+        if self.ring == 0 { 0 } else { self.streamed().div_ceil(self.ring) }
+    }
+
+    fn share(&self, all: u32, period: u32) -> u32 {
+        match self.periods() {
+            0 => 0,
+            periods => (u64::from(all) * u64::from(period) / u64::from(periods)) as u32,
+        }
+    }
+
+    /// Streamed pages of period `period` on the tape.
+    pub fn streamed_run(&self, period: u32) -> Range<u32> {
+        if self.periods() == 0 {
+            return 0..0;
+        }
+        let start = self.share(self.streamed(), period) + self.share(self.pinned, period);
+        start..start + self.share(self.streamed(), period + 1) - self.share(self.streamed(), period)
+    }
+
+    /// Pinned pages of period `period` on the tape.
+    pub fn pinned_run(&self, period: u32) -> Range<u32> {
+        if self.periods() == 0 {
+            return 0..self.tape;
+        }
+        let start = self.streamed_run(period).end;
+        start..start + self.share(self.pinned, period + 1) - self.share(self.pinned, period)
+    }
+
+    /// Frame of the first pinned page of period `period`. Pinned pages lie in their frames in tape order.
+    pub fn frame_of_run(&self, period: u32) -> u32 {
+        self.share(self.pinned, period)
+    }
+
+    /// The period that `page` belongs to; `near` is a first guess.
+    pub fn period_of(&self, page: u32, near: u32) -> u32 {
+        let periods = self.periods();
+        if periods == 0 {
+            return 0;
+        }
+        let holds = |period: u32| (self.streamed_run(period).start..self.pinned_run(period).end).contains(&page);
+        if near < periods && holds(near) {
+            return near;
+        }
+        if near + 1 < periods && holds(near + 1) {
+            return near + 1;
+        }
+        // Even spreading makes the proportional guess off by one at most.
+        let guess = (u64::from(page) * u64::from(periods) / u64::from(self.tape)) as u32;
+        let from = guess.saturating_sub(2);
+        (from..periods).find(|period| holds(*period)).unwrap_or(periods - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_page_is_in_one_run(tape in 1u32..3000, frames in 1u32..3200) {
+            let pinning = Pinning::new(tape, frames).unwrap();
+            prop_assert!(pinning.pinned + pinning.ring <= frames.max(tape));
+            let (mut next, mut pinned) = (0, 0);
+            for period in 0..pinning.periods().max(1) {
+                let (streamed, kept) = (pinning.streamed_run(period), pinning.pinned_run(period));
+                prop_assert!(streamed.len() as u32 <= pinning.ring);
+                prop_assert_eq!(streamed.start, if pinning.periods() == 0 { 0 } else { next });
+                prop_assert_eq!(pinning.frame_of_run(period), pinned);
+                pinned += kept.len() as u32;
+                for page in streamed.clone().chain(kept.clone()) {
+                    prop_assert_eq!(page, next);
+                    for near in [0, period, period.saturating_sub(1), 7] {
+                        prop_assert_eq!(pinning.period_of(page, near), period);
+                    }
+                    next += 1;
+                }
+            }
+            prop_assert_eq!(next, tape);
+            prop_assert_eq!(pinned, pinning.pinned);
+        }
+    }
+
+    #[test]
+    fn all_is_pinned_when_all_fits() {
+        assert_eq!(Pinning::new(10, 10), Some(Pinning { tape: 10, pinned: 10, ring: 0 }));
+        assert_eq!(Pinning::new(10, 0), None);
+        assert_eq!(Pinning::new(10, 1), Some(Pinning { tape: 10, pinned: 0, ring: 1 }));
+    }
+}

@@ -1,0 +1,362 @@
+//! Serving pages in tape order.
+
+use core::fmt;
+use core::ops::Range;
+
+use pageformer_card::page::{Checksum, checksum, u32_at};
+use pageformer_card::sums::SumLayout;
+use pageformer_card::{PAGE_BYTES, Page};
+
+use crate::card::{Card, CardFile, ReadError};
+use crate::meta::PageMeta;
+use crate::pinning::Pinning;
+
+/// How often a failing read is tried again.
+const RETRIES: u32 = 3;
+
+/// A page that could not be had. Nothing was computed from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The file.
+    pub file: CardFile,
+    /// The page within it; for a run of pages its first.
+    pub page: u32,
+    /// Why; `None` if the page was read but its checksum is wrong, again and again.
+    pub error: Option<ReadError>,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "page {} of {}: ", self.page, self.file)?;
+        match self.error {
+            Some(error) => write!(f, "{error}"),
+            None => write!(
+                f,
+                "the checksum is wrong, also after {RETRIES} more reads; the card is damaged or its files are of different \
+                 exports: export it again"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for Fault {}
+
+/// What was read and why. Counts since [`Vram::start`], which itself counts as `loaded`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Tape pages that were streamed through the ring.
+    pub streamed: u64,
+    /// Tape pages that were served from the pinned set.
+    pub hits: u64,
+    /// Pages that were loaded into the pinned set.
+    pub loaded: u64,
+    /// Pages of rows of the embedding that were not in memory.
+    pub embedding: u64,
+    /// Pages of the tokenizer that were not in memory.
+    pub tokenizer: u64,
+    /// Pages of checksums.
+    pub sums: u64,
+    /// Reads of any kind: commands to the card.
+    pub commands: u64,
+    /// Reads that were done again.
+    pub retries: u64,
+}
+
+/// The memory that [`Vram`] works in.
+pub struct Frames<'m> {
+    /// Frames of pinned pages: as many as [`Pinning::pinned`].
+    pub pinned: &'m mut [Page],
+    /// Frames of the ring: as many as [`Pinning::ring`].
+    pub ring: &'m mut [Page],
+    /// Frames for pages that are read out of order (rows of the embedding, tokenizer): at least 1.
+    pub side: &'m mut [Page],
+    /// A tag for each of `side`.
+    pub side_tags: &'m mut [u32],
+    /// Frames of checksums: either 1, or all pages of `pages.crc`, which then are read once.
+    pub sums: &'m mut [Page],
+    /// Metadata of each page of the weights, or empty if none is wanted.
+    pub meta: &'m mut [u32],
+}
+
+/// Reads pages and checks them; everything of [`Vram`] but the frames that pages are read into.
+struct Loader<'m, C> {
+    card: C,
+    layout: SumLayout,
+    sums: &'m mut [Page],
+    /// The page of `pages.crc` in `sums[0]`, unless `sums` holds all of them.
+    sums_tag: Option<u32>,
+    meta: &'m mut [u32],
+    stats: Stats,
+}
+
+impl<C: Card> Loader<'_, C> {
+    /// Reads without checking; tries again when the device fails.
+    fn read(&mut self, file: CardFile, page: u32, into: &mut [Page]) -> Result<(), Fault> {
+        let mut result = Ok(());
+        for attempt in 0..=RETRIES {
+            self.stats.retries += u64::from(attempt > 0);
+            self.stats.commands += 1;
+            result = self.card.read(file, page, into);
+            if !matches!(result, Err(ReadError::Device)) {
+                break;
+            }
+        }
+        result.map_err(|error| Fault { file, page, error: Some(error) })
+    }
+
+    /// The checksum number `sum`.
+    fn sum(&mut self, sum: u32) -> Result<u32, Fault> {
+        let (page, at) = SumLayout::place(sum);
+        let resident = self.sums.len() as u32 == self.layout.pages();
+        let slot = if resident { page } else { 0 };
+        if self.sums_tag != Some(page) && (!resident || self.sums_tag.is_none()) {
+            self.read_sums(page)?;
+        }
+        Ok(self.sums.get(slot as usize).map_or(0, |sums| u32_at(sums, at)))
+    }
+
+    /// Reads the page `page` of checksums, or all of them if they stay.
+    fn read_sums(&mut self, page: u32) -> Result<(), Fault> {
+        let resident = self.sums.len() as u32 == self.layout.pages();
+        self.sums_tag = None;
+        let sums = core::mem::take(&mut self.sums);
+        let result = self.read(CardFile::Sums, if resident { 0 } else { page }, sums);
+        self.stats.sums += sums.len() as u64;
+        self.sums = sums;
+        result?;
+        self.sums_tag = Some(page);
+        Ok(())
+    }
+
+    /// Reads a run of pages and checks each. A page that is bad is read again alone, and the checksums too,
+    /// since either may have suffered on its way.
+    fn load(&mut self, file: CardFile, first: u32, into: &mut [Page]) -> Result<(), Fault> {
+        self.read(file, first, into)?;
+        for (page, bytes) in (first..).zip(into.iter_mut()) {
+            let number = match file {
+                CardFile::Tokenizer => self.layout.of_tokenizer(page),
+                _ => self.layout.of_weights(page),
+            };
+            let mut good = self.sum(number)? == checksum(bytes);
+            let mut attempt = 0;
+            while !good && attempt < RETRIES {
+                attempt += 1;
+                self.stats.retries += 1;
+                self.note(file, page, |meta| meta.retried());
+                self.read(file, page, core::slice::from_mut(bytes))?;
+                self.read_sums(SumLayout::place(number).0)?;
+                good = self.sum(number)? == checksum(bytes);
+            }
+            self.note(file, page, |meta| meta.loaded(good));
+            if !good {
+                return Err(Fault { file, page, error: None });
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, file: CardFile, page: u32, change: impl FnOnce(&mut PageMeta)) {
+        if file == CardFile::Weights
+            && let Some(bits) = self.meta.get_mut(page as usize)
+        {
+            let mut meta = PageMeta::from_bits(*bits);
+            change(&mut meta);
+            *bits = meta.to_bits();
+        }
+    }
+}
+
+/// The part of the tape around the page that was asked for last.
+#[derive(Clone)]
+struct Period {
+    number: u32,
+    streamed: Range<u32>,
+    pinned: Range<u32>,
+    /// Frame of the first page of `pinned`.
+    frame: u32,
+}
+
+/// Serves the pages of a card from memory that holds only some of them.
+pub struct Vram<'m, C> {
+    loader: Loader<'m, C>,
+    pinning: Pinning,
+    period: Period,
+    /// The period whose streamed pages are in the ring.
+    ring_holds: Option<u32>,
+    pinned: &'m mut [Page],
+    ring: &'m mut [Page],
+    side: &'m mut [Page],
+    side_tags: &'m mut [u32],
+}
+
+const NOTHING: u32 = u32::MAX;
+
+impl<'m, C: Card> Vram<'m, C> {
+    /// Takes over a card and the memory for it, checks `index.json` against its checksum and loads the
+    /// pinned pages.
+    ///
+    /// # Errors
+    /// If a page cannot be read or is damaged.
+    pub fn start(card: C, layout: SumLayout, pinning: Pinning, frames: Frames<'m>) -> Result<Self, Fault> {
+        frames.side_tags.fill(NOTHING);
+        frames.meta.fill(0);
+        let loader =
+            Loader { card, layout, sums: frames.sums, sums_tag: None, meta: frames.meta, stats: Stats::default() };
+        let mut vram = Self {
+            loader,
+            pinning,
+            period: period(&pinning, 0),
+            ring_holds: None,
+            pinned: frames.pinned,
+            ring: frames.ring,
+            side: frames.side,
+            side_tags: frames.side_tags,
+        };
+        vram.check_index()?;
+        for number in 0..pinning.periods().max(1) {
+            let at = period(&pinning, number);
+            let frames = at.frame as usize..at.frame as usize + at.pinned.len();
+            if let Some(into) = vram.pinned.get_mut(frames)
+                && !into.is_empty()
+            {
+                vram.loader.load(CardFile::Weights, at.pinned.start, into)?;
+                vram.loader.stats.loaded += at.pinned.len() as u64;
+            }
+        }
+        Ok(vram)
+    }
+
+    fn check_index(&mut self) -> Result<(), Fault> {
+        let mut left = self.loader.card.bytes(CardFile::Index);
+        let mut sum = Checksum::new();
+        let mut page = 0;
+        while left > 0 {
+            let Some(frame) = self.side.get_mut(..1) else { break };
+            self.loader.read(CardFile::Index, page, frame)?;
+            let bytes = left.min(PAGE_BYTES as u64);
+            sum.update(frame.as_flattened().get(..bytes as usize).unwrap_or(&[]));
+            left -= bytes;
+            page += 1;
+        }
+        if self.loader.sum(self.loader.layout.of_index())? != sum.finalize() {
+            return Err(Fault { file: CardFile::Index, page: 0, error: None });
+        }
+        Ok(())
+    }
+
+    /// Pages of the tape from `first` on: at least 1, at most `most`, as many as lie side by side in memory.
+    /// Streamed pages are read when the first of their run is asked for, and stay until the next run is.
+    ///
+    /// # Errors
+    /// If a page cannot be read or is damaged.
+    pub fn pages(&mut self, first: u32, most: u32) -> Result<&[Page], Fault> {
+        if !self.period.streamed.contains(&first) && !self.period.pinned.contains(&first) {
+            self.period = period(&self.pinning, self.pinning.period_of(first, self.period.number));
+        }
+        let (frames, run, at) = if self.period.streamed.contains(&first) {
+            if self.ring_holds != Some(self.period.number) {
+                self.stream()?;
+            }
+            (&self.ring[..], &self.period.streamed, 0)
+        } else {
+            (&self.pinned[..], &self.period.pinned, self.period.frame)
+        };
+        let n = run.end.saturating_sub(first).min(most);
+        if at == self.period.frame && run == &self.period.pinned {
+            self.loader.stats.hits += u64::from(n);
+        }
+        let start = (at + first.saturating_sub(run.start)) as usize;
+        match frames.get(start..start + n as usize) {
+            Some(pages) if !pages.is_empty() => Ok(pages),
+            _ => Err(Fault { file: CardFile::Weights, page: first, error: Some(ReadError::Truncated) }),
+        }
+    }
+
+    /// Reads the streamed run of the current period into the ring.
+    fn stream(&mut self) -> Result<(), Fault> {
+        self.ring_holds = None;
+        let run = self.period.streamed.clone();
+        if let Some(into) = self.ring.get_mut(..run.len()) {
+            self.loader.load(CardFile::Weights, run.start, into)?;
+        }
+        self.loader.stats.streamed += run.len() as u64;
+        self.ring_holds = Some(self.period.number);
+        Ok(())
+    }
+
+    /// One page out of order: of the embedding or of the tokenizer.
+    ///
+    /// # Errors
+    /// If the page cannot be read or is damaged.
+    pub fn page(&mut self, file: CardFile, page: u32) -> Result<&Page, Fault> {
+        if file == CardFile::Weights && page < self.pinning.tape {
+            let at = period(&self.pinning, self.pinning.period_of(page, self.period.number));
+            if at.pinned.contains(&page)
+                && let Some(frame) = self.pinned.get((at.frame + page - at.pinned.start) as usize)
+            {
+                return Ok(frame);
+            }
+        }
+        let tag = page | if file == CardFile::Tokenizer { 1 << 31 } else { 0 };
+        let slot = page as usize % self.side.len().max(1);
+        let missing = Fault { file, page, error: Some(ReadError::Truncated) };
+        let (Some(frame), Some(known)) = (self.side.get_mut(slot..slot + 1), self.side_tags.get_mut(slot)) else {
+            return Err(missing);
+        };
+        if *known != tag {
+            *known = NOTHING;
+            self.loader.load(file, page, frame)?;
+            *known = tag;
+            match file {
+                CardFile::Tokenizer => self.loader.stats.tokenizer += 1,
+                _ => self.loader.stats.embedding += 1,
+            }
+        }
+        frame.first().map(|page| &*page).ok_or(missing)
+    }
+
+    /// What was read so far.
+    pub fn stats(&self) -> &Stats {
+        &self.loader.stats
+    }
+
+    /// Starts counting anew.
+    pub fn reset_stats(&mut self) {
+        self.loader.stats = Stats::default();
+    }
+
+    /// How the tape is divided.
+    pub fn pinning(&self) -> &Pinning {
+        &self.pinning
+    }
+
+    /// What is known of a page of the weights; `None` if no metadata is kept.
+    pub fn meta(&self, page: u32) -> Option<PageMeta> {
+        self.loader.meta.get(page as usize).map(|bits| PageMeta::from_bits(*bits))
+    }
+
+    /// Whether a page of the tape is in memory for good.
+    pub fn resident(&self, page: u32) -> bool {
+        page < self.pinning.tape
+            && self.pinning.pinned_run(self.pinning.period_of(page, self.period.number)).contains(&page)
+    }
+
+    /// The card.
+    pub fn card(&self) -> &C {
+        &self.loader.card
+    }
+
+    /// The card, to be changed: by wrappers that trace or spoil it.
+    pub fn card_mut(&mut self) -> &mut C {
+        &mut self.loader.card
+    }
+}
+
+fn period(pinning: &Pinning, number: u32) -> Period {
+    Period {
+        number,
+        streamed: pinning.streamed_run(number),
+        pinned: pinning.pinned_run(number),
+        frame: pinning.frame_of_run(number),
+    }
+}
