@@ -16,6 +16,14 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A folder is not a model's.
+    #[error("{}: no {missing} there; a model is a folder with model.safetensors, config.json and tokenizer.json, in one piece each", dir.display())]
+    NotAModel {
+        /// The folder.
+        dir: PathBuf,
+        /// The file that is not there.
+        missing: &'static str,
+    },
     /// A file is not JSON.
     #[error("{}: not valid JSON: {source}", path.display())]
     Json {
