@@ -398,7 +398,11 @@ impl Manifest {
     ) -> fmt::Result {
         let s = &self.shape;
         writeln!(out, "{{\n  \"format\": \"pageformer\",\n  \"version\": {VERSION},")?;
-        writeln!(out, "  \"layout\": \"{}\",", if self.layout == Layout::Packed { "packed" } else { "files" })?;
+        writeln!(
+            out,
+            "  \"layout\": \"{}\",",
+            if self.layout == Layout::Packed { "packed" } else { "files" }
+        )?;
         writeln!(out, "  \"page_size\": {},", crate::page::PAGE_BYTES)?;
         writeln!(out, "  \"name\": {},", Json(self.name.as_str()))?;
         writeln!(out, "  \"source\": {},", Json(self.source.as_str()))?;
@@ -419,7 +423,11 @@ impl Manifest {
         writeln!(out, "  \"norm\": \"{norm}\",\n  \"eps\": {},", s.norm_eps)?;
         writeln!(out, "  \"mlp\": \"{mlp}\",\n  \"position\": \"rope\",\n  \"theta\": {},", s.rope_theta)?;
         writeln!(out, "  \"tied_embeddings\": {},\n  \"final_norm\": {},", s.tied_embeddings, s.final_norm)?;
-        writeln!(out, "  \"block\": \"{}x{}\",\n  \"density\": {},", self.block.0, self.block.1, self.density)?;
+        writeln!(
+            out,
+            "  \"block\": \"{}x{}\",\n  \"density\": {},",
+            self.block.0, self.block.1, self.density
+        )?;
         writeln!(out, "  \"tape_pages\": {},\n  \"tensors\": {{", self.tape_pages)?;
         let mut comma = "";
         for (tensor, pages) in tensors {
@@ -523,7 +531,9 @@ impl Found {
             "theta" => self.theta = value.f32("theta")?,
             "tied_embeddings" => self.tied = value.bool("tied_embeddings")?,
             "final_norm" => self.final_norm = value.bool("final_norm")?,
-            "block" => self.block = Some(parse_block(value.str("block")?).ok_or(ManifestError::Value("block"))?),
+            "block" => {
+                self.block = Some(parse_block(value.str("block")?).ok_or(ManifestError::Value("block"))?)
+            }
             "density" => self.density = value.f32("density")?,
             "tape_pages" => self.tape_pages = value.u32("tape_pages")?,
             "tensors" | "tokenizer" => return Err(ManifestError::Value("tensors, tokenizer or chat")),

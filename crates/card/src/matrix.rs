@@ -148,7 +148,7 @@ impl MatrixDims {
 
     /// Pages of the unpruned matrix.
     pub fn dense_pages(&self) -> u32 {
-        let last = self.groups() - 1;
+        let last = self.groups().saturating_sub(1);
         self.dense_group_start(last) + 1 + self.dense_cell_pages(last)
     }
 

@@ -31,17 +31,8 @@ pub enum Role {
 
 impl Role {
     /// Roles in the order in which a layer uses them.
-    const GATED: [Role; 9] = [
-        Role::Ln1,
-        Role::Wq,
-        Role::Wk,
-        Role::Wv,
-        Role::Wo,
-        Role::Ln2,
-        Role::Wgate,
-        Role::W1,
-        Role::W2,
-    ];
+    const GATED: [Role; 9] =
+        [Role::Ln1, Role::Wq, Role::Wk, Role::Wv, Role::Wo, Role::Ln2, Role::Wgate, Role::W1, Role::W2];
     const PLAIN: [Role; 8] =
         [Role::Ln1, Role::Wq, Role::Wk, Role::Wv, Role::Wo, Role::Ln2, Role::W1, Role::W2];
 
@@ -140,7 +131,8 @@ impl Tensor {
         if layer.is_empty() || layer.len() > 3 || (layer.len() > 1 && layer.starts_with('0')) {
             return None;
         }
-        let layer = layer.bytes().try_fold(0u32, |n, b| b.is_ascii_digit().then(|| n * 10 + (b - b'0') as u32))?;
+        let layer =
+            layer.bytes().try_fold(0u32, |n, b| b.is_ascii_digit().then(|| n * 10 + (b - b'0') as u32))?;
         let role = Role::GATED.into_iter().find(|r| r.name() == role)?;
         Some(Tensor::Layer(layer, role))
     }
@@ -195,7 +187,8 @@ impl Shape {
 
     /// What `tensor` consists of.
     pub fn kind(&self, tensor: Tensor) -> TensorKind {
-        let matrix = |outputs, inputs| TensorKind::Matrix { dims: MatrixDims { outputs, inputs }, prunable: true };
+        let matrix =
+            |outputs, inputs| TensorKind::Matrix { dims: MatrixDims { outputs, inputs }, prunable: true };
         let vector = match self.norm {
             Norm::Rms => TensorKind::Vector { len: self.d_model },
             Norm::Layer => TensorKind::Vector { len: 2 * self.d_model },
@@ -253,14 +246,17 @@ impl PageFile {
         if !ending.eq_ignore_ascii_case("bin") {
             return None;
         }
-        if let Some(vector @ (Tensor::FinalLn | Tensor::Layer(_, Role::Ln1 | Role::Ln2))) = Tensor::parse(stem) {
+        if let Some(vector @ (Tensor::FinalLn | Tensor::Layer(_, Role::Ln1 | Role::Ln2))) =
+            Tensor::parse(stem)
+        {
             return Some(PageFile::Vector(vector));
         }
         let (tensor, digits) = stem.rsplit_once('_')?;
         if !(4..=7).contains(&digits.len()) || (digits.len() > 4 && digits.starts_with('0')) {
             return None;
         }
-        let page = digits.bytes().try_fold(0u32, |n, b| b.is_ascii_digit().then(|| n * 10 + (b - b'0') as u32))?;
+        let page =
+            digits.bytes().try_fold(0u32, |n, b| b.is_ascii_digit().then(|| n * 10 + (b - b'0') as u32))?;
         match Tensor::parse(tensor)? {
             Tensor::FinalLn | Tensor::Layer(_, Role::Ln1 | Role::Ln2) => None,
             tensor => Some(PageFile::Cells(tensor, page)),
@@ -337,7 +333,8 @@ mod tests {
 
     #[test]
     fn the_order_is_the_documented_one() {
-        let names: std::vec::Vec<_> = shape(Mlp::SwiGlu, false, true).iter_tensors().map(|t| t.to_string()).collect();
+        let names: std::vec::Vec<_> =
+            shape(Mlp::SwiGlu, false, true).iter_tensors().map(|t| t.to_string()).collect();
         assert_eq!(
             names[..9],
             [
@@ -361,7 +358,15 @@ mod tests {
         assert_eq!(PageFile::Cells(wk, 7).to_string(), "dec0_Wk_shared_0007.bin");
         assert_eq!(PageFile::parse("dec0_Wk_shared_0007.bin"), Some(PageFile::Cells(wk, 7)));
         assert_eq!(PageFile::parse("emb_weight_12345.BIN"), Some(PageFile::Cells(Tensor::Embedding, 12345)));
-        for bad in ["dec0_Wq_7.bin", "dec0_Wq_00007.bin", "dec_Wq_0007.bin", "dec00_Wq.mask", "index.json", ".bin", "dec0_ln1_0000.bin"] {
+        for bad in [
+            "dec0_Wq_7.bin",
+            "dec0_Wq_00007.bin",
+            "dec_Wq_0007.bin",
+            "dec00_Wq.mask",
+            "index.json",
+            ".bin",
+            "dec0_ln1_0000.bin",
+        ] {
             assert_eq!(PageFile::parse(bad), None, "{bad}");
         }
     }

@@ -1,1 +1,35 @@
-//! The engine.
+//! The engine: a decoder's forward pass over a tape of pages.
+//!
+//! `no_std`, no allocator, no panics on any card content. All memory is one buffer that the caller lends;
+//! a [`Plan`] cuts it into parts and says what goes where, or how many bytes are missing and of what.
+//!
+//! ```text
+//!            Card (run of pages)                    tokens
+//!                  │                                  │
+//!   pinned ── Vram ┴ ring          Tokenizer ─────────┤
+//!                  │ pages in tape order              ▼
+//!                  └──────────────► Engine::step ── logits ── Sampler
+//! ```
+//!
+//! The same card and prompt give bit-identical logits on every target and for every amount of memory,
+//! layout, batch and kernel: see [`numerics`] and [`kernels`].
+#![no_std]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod attention;
+mod error;
+mod forward;
+pub mod kernels;
+mod matrix;
+pub mod numerics;
+mod plan;
+mod sampler;
+mod session;
+mod tokenizer;
+
+pub use error::Error;
+pub use forward::Engine;
+pub use plan::{MAX_BATCH, Needs, Part, Plan, PlanError, Request};
+pub use sampler::Sampler;
+pub use session::{Digest, Reply, Session, Stop};
+pub use tokenizer::Tokenizer;

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use pageformer_card::{PAGE_BYTES, Page};
+use pageformer_card::{Manifest, ManifestError, PAGE_BYTES, Page, TensorTable};
 
 /// A file of the card, whatever the layout or file system that keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,4 +114,25 @@ impl<C: Card> pageformer_card::Reader for IndexReader<'_, C> {
         self.at += n as u64;
         Ok(n)
     }
+}
+
+/// Reads the manifest of a card through one page of memory.
+///
+/// # Errors
+/// As [`Manifest::parse`].
+pub fn read_manifest<C: Card>(card: &mut C, page: &mut Page) -> Result<Manifest, ManifestError> {
+    Manifest::parse(IndexReader::new(card, page), &mut |_, _| Ok(()))
+}
+
+/// Reads the table of tensors of a card into `memory`, [`TensorTable::entries`] long.
+///
+/// # Errors
+/// As [`TensorTable::parse`].
+pub fn read_tensors<'m, C: Card>(
+    card: &mut C,
+    page: &mut Page,
+    manifest: &Manifest,
+    memory: &'m mut [u32],
+) -> Result<TensorTable<'m>, ManifestError> {
+    TensorTable::parse(IndexReader::new(card, page), manifest, memory)
 }

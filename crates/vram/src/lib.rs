@@ -6,6 +6,7 @@
 //! rate is pinned ÷ total, the optimum.
 //!
 //! - [`Card`] is what a card must do: read runs of pages of a few named files.
+//! - [`Arena`] cuts the one buffer that all memory comes from.
 //! - [`Pinning`] says which pages are pinned and in which runs the others are streamed, by arithmetic alone.
 //! - [`Vram`] serves pages in tape order, checks each against its checksum when it is loaded, reads again
 //!   what is bad, and counts everything.
@@ -14,12 +15,14 @@
 #![no_std]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod arena;
 mod card;
 mod meta;
 mod pinning;
 mod vram;
 
-pub use card::{Card, CardFile, IndexReader, ReadError};
+pub use arena::{Arena, OutOfMemory};
+pub use card::{Card, CardFile, IndexReader, ReadError, read_manifest, read_tensors};
 pub use meta::PageMeta;
 pub use pinning::Pinning;
 pub use vram::{Fault, Frames, Stats, Vram};

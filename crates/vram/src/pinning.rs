@@ -84,7 +84,8 @@ impl Pinning {
         if periods == 0 {
             return 0;
         }
-        let holds = |period: u32| (self.streamed_run(period).start..self.pinned_run(period).end).contains(&page);
+        let holds =
+            |period: u32| (self.streamed_run(period).start..self.pinned_run(period).end).contains(&page);
         if near < periods && holds(near) {
             return near;
         }

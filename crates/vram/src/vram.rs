@@ -200,8 +200,14 @@ impl<'m, C: Card> Vram<'m, C> {
     pub fn start(card: C, layout: SumLayout, pinning: Pinning, frames: Frames<'m>) -> Result<Self, Fault> {
         frames.side_tags.fill(NOTHING);
         frames.meta.fill(0);
-        let loader =
-            Loader { card, layout, sums: frames.sums, sums_tag: None, meta: frames.meta, stats: Stats::default() };
+        let loader = Loader {
+            card,
+            layout,
+            sums: frames.sums,
+            sums_tag: None,
+            meta: frames.meta,
+            stats: Stats::default(),
+        };
         let mut vram = Self {
             loader,
             pinning,
@@ -300,7 +306,8 @@ impl<'m, C: Card> Vram<'m, C> {
         let tag = page | if file == CardFile::Tokenizer { 1 << 31 } else { 0 };
         let slot = page as usize % self.side.len().max(1);
         let missing = Fault { file, page, error: Some(ReadError::Truncated) };
-        let (Some(frame), Some(known)) = (self.side.get_mut(slot..slot + 1), self.side_tags.get_mut(slot)) else {
+        let (Some(frame), Some(known)) = (self.side.get_mut(slot..slot + 1), self.side_tags.get_mut(slot))
+        else {
             return Err(missing);
         };
         if *known != tag {
@@ -312,7 +319,7 @@ impl<'m, C: Card> Vram<'m, C> {
                 _ => self.loader.stats.embedding += 1,
             }
         }
-        frame.first().map(|page| &*page).ok_or(missing)
+        frame.first().ok_or(missing)
     }
 
     /// What was read so far.

@@ -1,0 +1,422 @@
+//! The forward pass: one pass over the tape for up to `batch` positions.
+
+use pageformer_card::page::FLOATS_PER_PAGE;
+use pageformer_card::page::f32_at;
+use pageformer_card::{Manifest, Mlp, Norm, Page, Role, Shape, Tensor, TensorKind, TensorTable};
+use pageformer_vram::{Arena, Card, CardFile, Frames, OutOfMemory, Vram};
+
+use crate::attention::KvCache;
+use crate::error::Error;
+use crate::kernels::{Input, Kernel};
+use crate::matrix::MatrixPages;
+use crate::numerics::{gelu, quantize_segments, rotation, silu, sqrt, sum_of};
+use crate::plan::{ActivationLens, Needs, Plan};
+
+/// What a step computes on its way. `B` is the number of positions of the step; widths are padded to
+/// multiples of 4 where a matrix writes or reads them.
+struct Activations<'m> {
+    /// Residual stream `(B, d_model)`.
+    x: &'m mut [f32],
+    /// Normed input, attention's output, then a projection's result `(B, d_model)` or `(B, q_dim)`.
+    h: &'m mut [f32],
+    /// Attention: q `(B, q_dim)`, k `(B, kv_dim)`, v `(B, kv_dim)`. MLP: up `(B, d_ff)`, gate `(B, d_ff)`.
+    wide: &'m mut [f32],
+    /// What the next matrix reads `(B, its inputs)`.
+    quantized: &'m mut [i8],
+    /// Its scales `(B, segments of 256)`.
+    scales: &'m mut [f32],
+    /// Attention scores of one head `(context)`.
+    scores: &'m mut [f32],
+    /// Cosine and sine of every rotary pair `(B, head_dim / 2, 2)`.
+    rope: &'m mut [f32],
+    /// Mask page of the group that streams by.
+    mask_page: &'m mut Page,
+}
+
+impl<'m> Activations<'m> {
+    fn cut(arena: &mut Arena<'m>, lens: &ActivationLens) -> Result<Self, Error> {
+        let page = OutOfMemory { needed: size_of::<Page>(), left: 0 };
+        Ok(Self {
+            x: arena.take(lens.x)?,
+            h: arena.take(lens.h)?,
+            wide: arena.take(lens.wide)?,
+            quantized: arena.take(lens.quantized)?,
+            scales: arena.take(lens.scales)?,
+            scores: arena.take(lens.scores)?,
+            rope: arena.take(lens.rope)?,
+            mask_page: arena.take::<Page>(1)?.first_mut().ok_or(page)?,
+        })
+    }
+}
+
+/// A model on a card, ready to compute.
+pub struct Engine<'m, C> {
+    shape: Shape,
+    table: TensorTable<'m>,
+    vram: Vram<'m, C>,
+    kv: KvCache<'m>,
+    act: Activations<'m>,
+    /// `(logits_rows, padded vocab)`
+    logits: &'m mut [f32],
+    plan: Plan,
+    kernel: Kernel,
+    position: u32,
+    passes: u64,
+}
+
+impl<'m, C: Card> Engine<'m, C> {
+    /// Cuts the memory as `plan` says and loads the pages that stay. The table, and the page locations if
+    /// the layout needs them, have been cut from the same buffer before.
+    ///
+    /// # Errors
+    /// If a file has the wrong size, a page is bad, or `arena` is smaller than the plan.
+    pub fn start(
+        card: C,
+        manifest: &Manifest,
+        table: TensorTable<'m>,
+        plan: &Plan,
+        arena: &mut Arena<'m>,
+        kernel: Kernel,
+    ) -> Result<Self, Error> {
+        let shape = manifest.shape;
+        let needs = Needs::new(manifest, &table);
+        for (file, pages) in [
+            (CardFile::Weights, needs.weights_pages),
+            (CardFile::Sums, needs.sums().pages()),
+            (CardFile::Tokenizer, needs.tokenizer_pages),
+        ] {
+            let (expected, found) = (u64::from(pages) * size_of::<Page>() as u64, card.bytes(file));
+            if found != expected {
+                return Err(Error::FileSize { file, expected, found });
+            }
+        }
+        let meta = arena.take(if plan.page_metadata { needs.weights_pages as usize } else { 0 })?;
+        let kv = KvCache::cut(arena, &shape, plan.context)?;
+        let act = Activations::cut(arena, &ActivationLens::new(&shape, plan.context, plan.batch))?;
+        let logits = arena.take(plan.logits_rows as usize * shape.vocab.next_multiple_of(4) as usize)?;
+        let frames = Frames {
+            sums: arena.take(plan.sum_pages as usize)?,
+            side: arena.take(plan.side_pages as usize)?,
+            side_tags: arena.take(plan.side_pages as usize)?,
+            ring: arena.take(plan.pinning.ring as usize)?,
+            pinned: arena.take(plan.pinning.pinned as usize)?,
+            meta,
+        };
+        let vram =
+            Vram::start(card, needs.sums(), plan.pinning, frames).map_err(|fault| locate(&table, fault))?;
+        Ok(Self { shape, table, vram, kv, act, logits, plan: *plan, kernel, position: 0, passes: 0 })
+    }
+
+    /// One pass over the tape: appends `tokens` (1 to `batch` of them) to the sequence and returns the logits
+    /// of the last: `(vocab)`.
+    ///
+    /// # Errors
+    /// If the tokens do not fit, a page is bad, or a number is not finite. The sequence is as before then.
+    pub fn step(&mut self, tokens: &[u16]) -> Result<&mut [f32], Error> {
+        self.forward(tokens, 1)?;
+        Ok(self.last_logits())
+    }
+
+    /// The logits of the last step: `(vocab)`.
+    pub(crate) fn last_logits(&mut self) -> &mut [f32] {
+        self.logits.get_mut(..self.shape.vocab as usize).unwrap_or(&mut [])
+    }
+
+    /// As [`Self::step`], but with the logits of every position: `(tokens, vocab)`, as an iterator over rows.
+    /// The plan must keep them (`all_logits`).
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn step_all(&mut self, tokens: &[u16]) -> Result<impl Iterator<Item = &[f32]>, Error> {
+        let rows = self.forward(tokens, tokens.len())?;
+        let vocab = self.shape.vocab as usize;
+        let stride = vocab.next_multiple_of(4);
+        Ok(self.logits.chunks_exact(stride).take(rows).map(move |row| row.get(..vocab).unwrap_or(row)))
+    }
+
+    /// The pass. Logits of the last `wanted` positions (at most the plan's) go to the first rows of `logits`.
+    fn forward(&mut self, tokens: &[u16], wanted: usize) -> Result<usize, Error> {
+        let shape = self.shape;
+        let batch = tokens.len();
+        if batch == 0 || batch > self.plan.batch as usize {
+            return Err(Error::Plan(crate::PlanError::Batch(batch as u32)));
+        }
+        if self.position as usize + batch > self.plan.context as usize {
+            return Err(Error::ContextFull { context: self.plan.context, used: self.position });
+        }
+        let (d, q_dim, kv_dim) = (shape.d_model as usize, shape.q_dim() as usize, shape.kv_dim() as usize);
+        let [d_pad, q_pad, kv_pad, ff_pad] = [shape.d_model, shape.q_dim(), shape.kv_dim(), shape.d_ff]
+            .map(|n| n.next_multiple_of(4) as usize);
+        self.passes += 1;
+
+        // x = embedding of each token
+        let embedding = self.matrix(Tensor::Embedding)?;
+        for (token, x) in tokens.iter().zip(self.act.x.chunks_mut(d_pad)) {
+            if u32::from(*token) >= shape.vocab {
+                return Err(Error::Token(*token));
+            }
+            embedding.row(&mut self.vram, u32::from(*token), x.get_mut(..d).unwrap_or(&mut []))?;
+        }
+        self.fill_rope(batch);
+
+        for layer in 0..shape.n_layers {
+            // h = norm(x); q, k, v = W·h
+            self.norm(Tensor::Layer(layer, Role::Ln1), batch)?;
+            self.quantize(Tensor::Layer(layer, Role::Ln1), Buffer::H, batch, d)?;
+            let k_at = batch * q_pad; // q (B, q_pad), then k (B, kv_pad), then v (B, kv_pad)
+            let v_at = k_at + batch * kv_pad;
+            self.multiply(Tensor::Layer(layer, Role::Wq), Buffer::Wide(0), batch)?;
+            self.multiply(Tensor::Layer(layer, Role::Wk), Buffer::Wide(k_at), batch)?;
+            self.multiply(Tensor::Layer(layer, Role::Wv), Buffer::Wide(v_at), batch)?;
+
+            // h = attention(q, cache with k and v)
+            let act = &mut self.act;
+            let (q, kv) = act.wide.split_at_mut(k_at);
+            let (k, v) = kv.split_at_mut(v_at - k_at);
+            let not_finite = |role| Error::NotFinite(Tensor::Layer(layer, role));
+            for (b, (k, v)) in k.chunks_mut(kv_pad).zip(v.chunks(kv_pad)).take(batch).enumerate() {
+                let angles = angles(act.rope, &shape, b);
+                let (Some(k), Some(v)) = (k.get_mut(..kv_dim), v.get(..kv_dim)) else { continue };
+                rotate(k, angles, shape.head_dim as usize);
+                let position = self.position as usize + b;
+                self.kv.store(layer, position, k, v).ok_or(not_finite(Role::Wk))?;
+            }
+            for (b, (q, h)) in q.chunks_mut(q_pad).zip(act.h.chunks_mut(q_pad)).take(batch).enumerate() {
+                let (Some(q), Some(h)) = (q.get_mut(..q_dim), h.get_mut(..q_dim)) else { continue };
+                rotate(q, angles(act.rope, &shape, b), shape.head_dim as usize);
+                let seen = self.position as usize + b + 1;
+                self.kv.attend(layer, seen, q, h, act.quantized, act.scores).ok_or(not_finite(Role::Wq))?;
+            }
+
+            // x += Wo·h
+            self.quantize(Tensor::Layer(layer, Role::Wv), Buffer::H, batch, q_dim)?;
+            self.multiply(Tensor::Layer(layer, Role::Wo), Buffer::H, batch)?;
+            self.add_to_residual(batch);
+
+            // h = norm(x); x += W2·mlp(h)
+            self.norm(Tensor::Layer(layer, Role::Ln2), batch)?;
+            self.quantize(Tensor::Layer(layer, Role::Ln2), Buffer::H, batch, d)?;
+            match shape.mlp {
+                Mlp::Gelu => {
+                    self.multiply(Tensor::Layer(layer, Role::W1), Buffer::Wide(0), batch)?;
+                    for up in self.act.wide.iter_mut().take(batch * ff_pad) {
+                        *up = gelu(*up);
+                    }
+                }
+                Mlp::SwiGlu => {
+                    let gate_at = batch * ff_pad; // up (B, ff_pad), then gate (B, ff_pad)
+                    self.multiply(Tensor::Layer(layer, Role::Wgate), Buffer::Wide(gate_at), batch)?;
+                    self.multiply(Tensor::Layer(layer, Role::W1), Buffer::Wide(0), batch)?;
+                    let (up, gate) = self.act.wide.split_at_mut(gate_at);
+                    for (up, gate) in up.iter_mut().zip(gate) {
+                        *up *= silu(*gate);
+                    }
+                }
+            }
+            self.quantize(Tensor::Layer(layer, Role::W1), Buffer::Wide(0), batch, shape.d_ff as usize)?;
+            self.multiply(Tensor::Layer(layer, Role::W2), Buffer::H, batch)?;
+            self.add_to_residual(batch);
+        }
+
+        // logits = head · norm(x), of the last `wanted` positions
+        let rows = wanted.min(self.plan.logits_rows as usize).min(batch);
+        self.act.x.copy_within((batch - rows) * d_pad..batch * d_pad, 0);
+        let last_norm = match shape.final_norm {
+            true => {
+                self.norm(Tensor::FinalLn, rows)?;
+                Tensor::FinalLn
+            }
+            false => {
+                self.act.h[..rows * d_pad].copy_from_slice(&self.act.x[..rows * d_pad]);
+                Tensor::Layer(shape.n_layers - 1, Role::W2)
+            }
+        };
+        self.quantize(last_norm, Buffer::H, rows, d)?;
+        let head = if shape.tied_embeddings { Tensor::Embedding } else { Tensor::Head };
+        self.multiply(head, Buffer::Logits, rows)?;
+        if !self.logits.iter().all(|logit| logit.is_finite()) {
+            return Err(Error::NotFinite(head));
+        }
+        self.position += batch as u32;
+        Ok(rows)
+    }
+
+    /// The matrix of `tensor` on the tape.
+    fn matrix(&self, tensor: Tensor) -> Result<MatrixPages, Error> {
+        match self.shape.kind(tensor) {
+            TensorKind::Matrix { dims, .. } => {
+                Ok(MatrixPages { tensor, dims, pages: self.table.pages_of(tensor) })
+            }
+            TensorKind::Vector { .. } => Err(Error::Tape { tensor, page: 0 }),
+        }
+    }
+
+    /// `out = W·quantized`: `(batch, padded outputs)`.
+    fn multiply(&mut self, tensor: Tensor, out: Buffer, batch: usize) -> Result<(), Error> {
+        let matrix = self.matrix(tensor)?;
+        let act = &mut self.act;
+        let out = match out {
+            Buffer::H => &mut *act.h,
+            Buffer::Wide(from) => act.wide.get_mut(from..).unwrap_or(&mut []),
+            Buffer::Logits => &mut *self.logits,
+        };
+        let input = Input { values: act.quantized, scales: act.scales, batch };
+        matrix.multiply(&mut self.vram, self.kernel, input, out, act.mask_page)
+    }
+
+    /// `quantized, scales = buffer`: `(batch, width)`. `from` is the tensor that filled the buffer.
+    fn quantize(&mut self, from: Tensor, buffer: Buffer, batch: usize, width: usize) -> Result<(), Error> {
+        let act = &mut self.act;
+        let values = match buffer {
+            Buffer::H => &*act.h,
+            Buffer::Wide(at) => act.wide.get(at..).unwrap_or(&[]),
+            Buffer::Logits => &*self.logits,
+        };
+        let stride = width.next_multiple_of(4);
+        let rows = values.chunks(stride).zip(act.quantized.chunks_mut(stride));
+        let scales = act.scales.chunks_mut(width.div_ceil(256));
+        for ((values, out), scales) in rows.zip(scales).take(batch) {
+            let values = values.get(..width).unwrap_or(values);
+            quantize_segments(values, out, scales).ok_or(Error::NotFinite(from))?;
+        }
+        Ok(())
+    }
+
+    /// `h = norm(x) · gain (+ bias)`: `(batch, d_model)`.
+    fn norm(&mut self, tensor: Tensor, batch: usize) -> Result<(), Error> {
+        let d = self.shape.d_model as usize;
+        let (d_pad, eps) = (d.next_multiple_of(4), self.shape.norm_eps);
+        let (x, h) = (&*self.act.x, &mut *self.act.h);
+        for (x, h) in x.chunks(d_pad).zip(h.chunks_mut(d_pad)).take(batch) {
+            let (x, h) = (x.get(..d).unwrap_or(x), h.get_mut(..d).unwrap_or(&mut []));
+            let mean = match self.shape.norm {
+                Norm::Rms => 0.0,
+                Norm::Layer => sum_of(x, |x| x) / d as f32,
+            };
+            let variance = sum_of(x, |x| (x - mean) * (x - mean)) / d as f32;
+            let inverse = 1.0 / sqrt(variance + eps);
+            for (h, x) in h.iter_mut().zip(x) {
+                *h = (x - mean) * inverse;
+            }
+        }
+        // The vector streams by: gains, then biases.
+        let pages = self.table.pages_of(tensor);
+        for (number, page) in pages.clone().enumerate() {
+            let bytes = self.vram.pages(page, 1).map_err(|fault| locate(&self.table, fault))?;
+            let Some(bytes) = bytes.first() else { continue };
+            let from = number * FLOATS_PER_PAGE;
+            for h in h.chunks_mut(d_pad).take(batch) {
+                for at in 0..FLOATS_PER_PAGE {
+                    let value = f32_at(bytes, at);
+                    match (from + at).checked_sub(d) {
+                        None => h[from + at] *= value,
+                        Some(bias) if bias < d && self.shape.norm == Norm::Layer => h[bias] += value,
+                        Some(_) => break,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `x += h`.
+    fn add_to_residual(&mut self, batch: usize) {
+        let len = batch * self.shape.d_model.next_multiple_of(4) as usize;
+        for (x, h) in self.act.x.iter_mut().zip(self.act.h.iter()).take(len) {
+            *x += h;
+        }
+    }
+
+    /// Cosines and sines of the next `batch` positions.
+    fn fill_rope(&mut self, batch: usize) {
+        let half = self.shape.head_dim as usize / 2;
+        for (i, pair) in self.act.rope.chunks_exact_mut(2).take(batch * half).enumerate() {
+            let position = self.position + (i / half) as u32;
+            let (cos, sin) =
+                rotation(self.shape.rope_theta, self.shape.head_dim, (i % half) as u32, position);
+            pair.copy_from_slice(&[cos, sin]);
+        }
+    }
+
+    /// Forgets everything from position `position` on.
+    pub fn truncate(&mut self, position: u32) {
+        self.position = self.position.min(position);
+    }
+
+    /// Positions in use.
+    pub fn position(&self) -> u32 {
+        self.position
+    }
+
+    /// Passes over the tape so far.
+    pub fn passes(&self) -> u64 {
+        self.passes
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The model's shape.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The kernel.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// The pages: statistics, metadata, the card.
+    pub fn vram(&self) -> &Vram<'m, C> {
+        &self.vram
+    }
+
+    /// The pages, to read from or to change the card's wrappers.
+    pub fn vram_mut(&mut self) -> &mut Vram<'m, C> {
+        &mut self.vram
+    }
+
+    /// The pages, and memory that is free between steps, for the tokenizer.
+    pub(crate) fn vram_and_scratch(&mut self) -> (&mut Vram<'m, C>, &mut [f32]) {
+        (&mut self.vram, self.logits)
+    }
+
+    /// Which tensor each page belongs to.
+    pub fn table(&self) -> &TensorTable<'m> {
+        &self.table
+    }
+}
+
+/// The buffers that a matrix writes to or a quantization reads from.
+#[derive(Clone, Copy)]
+enum Buffer {
+    H,
+    /// `wide`, from here on.
+    Wide(usize),
+    Logits,
+}
+
+/// A fault with the tensor that it is in.
+pub(crate) fn locate(table: &TensorTable<'_>, fault: pageformer_vram::Fault) -> Error {
+    let within = if fault.file == CardFile::Weights { table.locate(fault.page) } else { None };
+    Error::Page(fault, within)
+}
+
+/// The angles of position `b` of a step: `(head_dim / 2, 2)`.
+fn angles<'a>(rope: &'a [f32], shape: &Shape, b: usize) -> &'a [f32] {
+    let width = shape.head_dim as usize;
+    rope.get(b * width..(b + 1) * width).unwrap_or(&[])
+}
+
+/// Rotates channel `i` of every head with channel `i + head_dim / 2`.
+fn rotate(heads: &mut [f32], angles: &[f32], head_dim: usize) {
+    for head in heads.chunks_exact_mut(head_dim) {
+        let (first, second) = head.split_at_mut(head_dim / 2);
+        for ((a, b), angle) in first.iter_mut().zip(second).zip(angles.chunks_exact(2)) {
+            let (cos, sin) = (angle[0], angle[1]);
+            (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+        }
+    }
+}

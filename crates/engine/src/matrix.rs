@@ -1,0 +1,104 @@
+//! A matrix that streams by: `y = W·x` over the pages of the tape.
+
+use pageformer_card::matrix::TileRecord;
+use pageformer_card::tensor::group_cells;
+use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page, Tensor};
+use pageformer_vram::{Card, CardFile, Fault, Vram};
+
+use crate::error::Error;
+use crate::kernels::{GroupProduct, Input, Kernel};
+
+/// A matrix on the tape.
+pub(crate) struct MatrixPages {
+    pub tensor: Tensor,
+    pub dims: MatrixDims,
+    /// Its pages.
+    pub pages: core::ops::Range<u32>,
+}
+
+impl MatrixPages {
+    /// A page of this matrix could not be had.
+    pub fn fault(&self, fault: Fault) -> Error {
+        let within = match fault.file {
+            CardFile::Weights => Some((self.tensor, fault.page.saturating_sub(self.pages.start))),
+            _ => None,
+        };
+        Error::Page(fault, within)
+    }
+
+    /// `y = W·x`: reads the matrix once, whatever the batch. `y` is `(batch, padded_outputs)`; `mask_page` is
+    /// memory for the mask page of the group that streams by.
+    pub fn multiply<C: Card>(
+        &self,
+        vram: &mut Vram<'_, C>,
+        kernel: Kernel,
+        x: Input<'_>,
+        y: &mut [f32],
+        mask_page: &mut Page,
+    ) -> Result<(), Error> {
+        let mut page = self.pages.start;
+        for group in 0..self.dims.groups() {
+            let torn = Error::Tape { tensor: self.tensor, page: page - self.pages.start };
+            if page >= self.pages.end {
+                return Err(torn);
+            }
+            match vram.pages(page, 1).map_err(|fault| self.fault(fault))?.first() {
+                Some(bytes) => *mask_page = *bytes,
+                None => return Err(torn),
+            }
+            page += 1;
+            let mut cells = group_cells(&self.dims, group, mask_page).map_err(|_| torn)? as usize;
+            let end = page + cells.div_ceil(CELLS_PER_PAGE) as u32;
+            if end > self.pages.end {
+                return Err(torn);
+            }
+            let mut product = GroupProduct::new(&self.dims, group, mask_page, x, y);
+            product.feed(kernel, &[]);
+            while page < end {
+                let run = vram.pages(page, end - page).map_err(|fault| self.fault(fault))?;
+                page += run.len() as u32;
+                let bytes = run.as_flattened();
+                let bytes = bytes.get(..cells * CELL_BYTES).unwrap_or(bytes);
+                cells -= bytes.len() / CELL_BYTES;
+                product.feed(kernel, bytes);
+            }
+        }
+        if page == self.pages.end {
+            Ok(())
+        } else {
+            Err(Error::Tape { tensor: self.tensor, page: page - self.pages.start })
+        }
+    }
+
+    /// Row `row` of an unpruned matrix as f32: `x` is `(inputs)`.
+    pub fn row<C: Card>(&self, vram: &mut Vram<'_, C>, row: u32, x: &mut [f32]) -> Result<(), Error> {
+        let place_in_row = (row % 4) as usize;
+        for (segment, x) in (0..).zip(x.chunks_mut(256)) {
+            let place = self.dims.dense_tile(row, segment);
+            let mut page = |page: u32| {
+                vram.page(CardFile::Weights, self.pages.start + page)
+                    .copied()
+                    .map_err(|fault| self.fault(fault))
+            };
+            let record = TileRecord::read(&page(place.mask_page)?, place.record as usize);
+            if record.mask != self.dims.full_mask(segment) {
+                return Err(Error::Tape { tensor: self.tensor, page: place.mask_page });
+            }
+            let scale = record.scales_f32()[place_in_row];
+            let (mut number, mut cell) = (place.cell_page, place.cell as usize);
+            let mut cells = page(number)?;
+            for x in x.chunks_mut(4) {
+                if cell == CELLS_PER_PAGE {
+                    (number, cell) = (number + 1, 0);
+                    cells = page(number)?;
+                }
+                let from = cell * CELL_BYTES + place_in_row * 4;
+                for (x, w) in x.iter_mut().zip(cells.get(from..from + 4).unwrap_or(&[0; 4])) {
+                    *x = f32::from(*w as i8) * scale;
+                }
+                cell += 1;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,251 @@
+//! Numbers, to the bit: every function here gives the same bits on every target.
+//!
+//! - Only f32 `+ − × ÷`, square roots and conversions, which IEEE 754 rounds alike everywhere; never
+//!   `mul_add`, and Rust never contracts. `sin`, `cos` and `pow` are `libm`'s, which is the same code everywhere.
+//! - A reduction adds in one order: 8 interleaved partial sums (element `i` goes to sum `i mod 8`), then a
+//!   fixed tree. A compiler may put the 8 sums into a vector register without changing a bit.
+
+use pageformer_card::matrix::TILE_INPUTS;
+
+/// The tree that ends every reduction.
+#[inline(always)]
+fn tree(s: [f32; 8]) -> f32 {
+    ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+}
+
+/// Sum of `f(x)` over `values`, in the fixed order.
+#[inline(always)]
+pub fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut sums = [0.0; 8];
+    let mut chunks = values.chunks_exact(8);
+    for chunk in &mut chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum += f(*x);
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(chunks.remainder()) {
+        *sum += f(*x);
+    }
+    tree(sums)
+}
+
+/// `eˣ`. Below −87 it is 0; above 88.7 it stays at e^88.7. The error is below 2 units in the last place.
+///
+/// `x = n·ln 2 + r`, `|r| ≤ ln 2 / 2`; `eʳ` by a polynomial, `2ⁿ` by its bits.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    /// 1.5 · 2²³: adding it rounds to the nearest integer.
+    const ROUND: f32 = 12_582_912.0;
+    /// ln 2 in two parts; the first has few bits, so that `n ·` it is exact.
+    const LN2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
+    let clamped = if x < -87.0 { -87.0 } else { x };
+    let clamped = if clamped > 88.7 { 88.7 } else { clamped };
+    let shifted = clamped * core::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (clamped - n * LN2.0) - n * LN2.1;
+    let p = 1.0 / 5040.0;
+    let p = p * r + 1.0 / 720.0;
+    let p = p * r + 1.0 / 120.0;
+    let p = p * r + 1.0 / 24.0;
+    let p = p * r + 1.0 / 6.0;
+    let p = p * r + 0.5;
+    let p = p * r + 1.0;
+    let p = p * r + 1.0;
+    // The low bits of `shifted` are n; n = 128 would need an exponent that does not exist: two halves.
+    let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let half = n >> 1;
+    let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
+    let e = p * power(half) * power(n - half);
+    if x < -87.0 { 0.0 } else { e }
+}
+
+/// `x · σ(x)`.
+#[inline(always)]
+pub fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// GELU, tanh approximation: `x · σ(2z)` with `z = √(2/π) · (x + 0.044715·x³)`.
+#[inline(always)]
+pub fn gelu(x: f32) -> f32 {
+    let z = 0.797_884_6 * (x + 0.044_715 * x * x * x);
+    x / (1.0 + exp(-2.0 * z))
+}
+
+/// Largest of `values`; −∞ if there is none.
+#[inline(always)]
+pub fn max_of(values: &[f32]) -> f32 {
+    let mut most = [f32::NEG_INFINITY; 8];
+    let mut chunks = values.chunks_exact(8);
+    for chunk in &mut chunks {
+        for (m, x) in most.iter_mut().zip(chunk) {
+            *m = if *x > *m { *x } else { *m };
+        }
+    }
+    for (m, x) in most.iter_mut().zip(chunks.remainder()) {
+        *m = if *x > *m { *x } else { *m };
+    }
+    most.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+}
+
+/// Largest magnitude of `values` as the bits of an f32, which order like the magnitudes and put infinity
+/// and NaN above all.
+#[inline(always)]
+fn magnitude_bits(values: &[f32]) -> u32 {
+    values.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7FFF_FFFF))
+}
+
+/// Magnitudes below this are taken for zero: their inverse scale would not be finite.
+const TINY: f32 = 1e-30;
+
+/// Quantizes one segment to int8, symmetric: `s = max|x| / 127`, `q = x · (127 / max|x|)` rounded half away
+/// from zero. Returns `s`, or `None` if a value is not finite.
+#[inline(always)]
+pub fn quantize(values: &[f32], out: &mut [i8]) -> Option<f32> {
+    let most = f32::from_bits(magnitude_bits(values));
+    if !most.is_finite() {
+        return None;
+    }
+    if most < TINY {
+        out.fill(0);
+        return Some(0.0);
+    }
+    let inverse = 127.0 / most;
+    for (q, x) in out.iter_mut().zip(values) {
+        *q = round(*x * inverse);
+    }
+    Some(most * (1.0 / 127.0))
+}
+
+/// Half away from zero, for magnitudes that int8 holds.
+#[inline(always)]
+pub fn round(v: f32) -> i8 {
+    (v + f32::copysign(0.5, v)) as i32 as i8
+}
+
+/// Quantizes `values` in segments of 256 into `out`, padded with zeros; a scale for each into `scales`.
+/// `None` if a value is not finite.
+#[inline(always)]
+pub fn quantize_segments(values: &[f32], out: &mut [i8], scales: &mut [f32]) -> Option<()> {
+    let segments = values.chunks(TILE_INPUTS).zip(out.chunks_mut(TILE_INPUTS));
+    for ((values, out), scale) in segments.zip(scales) {
+        *scale = quantize(values, out)?;
+        if let Some(padding) = out.get_mut(values.len()..) {
+            padding.fill(0);
+        }
+    }
+    Some(())
+}
+
+/// Largest magnitude as a scale for [`quantize_with`]: `max|x| / 127` rounded up to bf16. `None` if a value
+/// is not finite.
+#[inline(always)]
+pub fn bf16_scale(values: &[f32]) -> Option<u16> {
+    let most = f32::from_bits(magnitude_bits(values));
+    if !most.is_finite() {
+        return None;
+    }
+    if most < TINY {
+        return Some(0);
+    }
+    let scale = pageformer_card::bf16::round_up(most * (1.0 / 127.0));
+    pageformer_card::bf16::to_f32(scale).is_finite().then_some(scale)
+}
+
+/// Quantizes with a scale that [`bf16_scale`] gave.
+#[inline(always)]
+pub fn quantize_with(values: &[f32], scale: u16, out: &mut [i8]) {
+    if scale == 0 {
+        out.fill(0);
+        return;
+    }
+    let inverse = 1.0 / pageformer_card::bf16::to_f32(scale);
+    for (q, x) in out.iter_mut().zip(values) {
+        *q = round(*x * inverse);
+    }
+}
+
+/// int8 · int8 → i32, exact in any order.
+#[inline(always)]
+pub fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
+    a.iter().zip(b).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum()
+}
+
+/// `√x`, rounded alike everywhere.
+#[inline(always)]
+pub fn sqrt(x: f32) -> f32 {
+    libm::sqrtf(x)
+}
+
+/// Cosine and sine of the rotary angle of channel pair `pair` at `position`.
+pub fn rotation(theta: f32, head_dim: u32, pair: u32, position: u32) -> (f32, f32) {
+    let frequency = 1.0 / libm::powf(theta, (2 * pair) as f32 / head_dim as f32);
+    let angle = position as f32 * frequency;
+    (libm::cosf(angle), libm::sinf(angle))
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn exp_is_close_for_every_float_in_range() {
+        // Every 37th float between −100 and 100, both signs.
+        let mut worst = 0.0f64;
+        for bits in (0..100f32.to_bits()).step_by(37) {
+            for x in [f32::from_bits(bits), -f32::from_bits(bits)] {
+                let (got, want) = (f64::from(exp(x)), f64::from(x).exp());
+                if x < -87.0 {
+                    assert_eq!(got, 0.0);
+                } else if x < 88.7 {
+                    worst = worst.max(((got - want) / want).abs());
+                }
+            }
+        }
+        assert!(worst < 2.0 * f64::from(f32::EPSILON), "{worst}");
+        assert!(exp(1000.0).is_finite() && exp(f32::INFINITY).is_finite());
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+    }
+
+    proptest! {
+        #[test]
+        fn sums_are_close_to_exact_ones(values in proptest::collection::vec(-10f32..10.0, 0..100)) {
+            let exact: f64 = values.iter().map(|x| f64::from(*x)).sum();
+            prop_assert!((f64::from(sum_of(&values, |x| x)) - exact).abs() < 1e-3);
+        }
+
+        #[test]
+        fn quantization_is_within_half_a_step(values in proptest::collection::vec(-10f32..10.0, 1..300)) {
+            let mut q = std::vec![0; values.len().next_multiple_of(4)];
+            let mut scales = [0.0; 2];
+            quantize_segments(&values, &mut q, &mut scales).unwrap();
+            for (i, x) in values.iter().enumerate() {
+                let s = scales[i / 256];
+                prop_assert!((f32::from(q[i]) * s - x).abs() <= s * 0.5001);
+            }
+            let scale = bf16_scale(&values).unwrap();
+            quantize_with(&values, scale, &mut q);
+            let s = pageformer_card::bf16::to_f32(scale);
+            for (q, x) in q.iter().zip(&values) {
+                prop_assert!((f32::from(*q) * s - x).abs() <= s * 0.5001);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_noticed() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(quantize(&[1.0, bad, 2.0], &mut [0; 3]), None);
+            assert_eq!(bf16_scale(&[bad]), None);
+        }
+        assert_eq!(quantize(&[1e-40, 0.0], &mut [1; 2]), Some(0.0));
+    }
+
+    #[test]
+    fn halves_round_away_from_zero() {
+        assert_eq!([0.5, -0.5, 1.5, 126.9, -127.0, 0.49].map(round), [1, -1, 2, 127, -127, 0]);
+    }
+}

@@ -1,0 +1,370 @@
+//! The memory plan: what the one buffer holds.
+
+use core::fmt;
+
+use pageformer_card::matrix::TILE_INPUTS;
+use pageformer_card::sums::SumLayout;
+use pageformer_card::{Layout, Manifest, Mlp, Page, Shape, TensorTable};
+use pageformer_vram::{Arena, Pinning};
+
+/// Most positions of one step.
+pub const MAX_BATCH: u32 = 32;
+/// Positions of a step that the plan chooses at most when it is left to it: wider ones gain little more.
+const AUTO_BATCH: u32 = 16;
+
+/// What a card needs memory for.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// The model's shape.
+    pub shape: Shape,
+    /// How the pages lie on the card.
+    pub layout: Layout,
+    /// Pages of the tape.
+    pub tape_pages: u32,
+    /// Pages of the tape and of an embedding that is not tied.
+    pub weights_pages: u32,
+    /// Pages of the tokenizer.
+    pub tokenizer_pages: u32,
+}
+
+impl Needs {
+    /// The needs of a card.
+    pub fn new(manifest: &Manifest, table: &TensorTable<'_>) -> Self {
+        Self {
+            shape: manifest.shape,
+            layout: manifest.layout,
+            tape_pages: manifest.tape_pages,
+            weights_pages: table.pages(),
+            tokenizer_pages: manifest.tokenizer_pages,
+        }
+    }
+
+    /// Where the checksums of this card lie.
+    pub fn sums(&self) -> SumLayout {
+        SumLayout { weights_pages: self.weights_pages, tokenizer_pages: self.tokenizer_pages }
+    }
+}
+
+/// What the user wants.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request {
+    /// Positions; the model's own number if not given.
+    pub context: Option<u32>,
+    /// Positions of one step (prefill); the plan's choice if not given.
+    pub batch: Option<u32>,
+    /// Keep the logits of every position of a step, not of the last alone.
+    pub all_logits: bool,
+    /// Keep metadata of every page, for the page debugger.
+    pub page_metadata: bool,
+}
+
+/// A part of the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Part {
+    /// Where each tensor starts: 4 bytes a tensor.
+    TensorTable,
+    /// Where each page lies on the card (layout `files`): 4 bytes a page.
+    PageLocations,
+    /// What is known of each page: 4 bytes a page.
+    PageMetadata,
+    /// Keys and values of every layer and position.
+    KvCache,
+    /// Everything a step computes on its way.
+    Activations,
+    /// Logits.
+    Logits,
+    /// The tokens of the conversation: 2 bytes a position.
+    Tokens,
+    /// Pages of checksums.
+    Checksums,
+    /// Frames for pages that are read out of order.
+    SidePages,
+    /// Frames that pages are streamed through.
+    Ring,
+    /// Frames of pinned pages.
+    PinnedPages,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Part::TensorTable => "tensor table",
+            Part::PageLocations => "page locations",
+            Part::PageMetadata => "page metadata",
+            Part::KvCache => "KV cache",
+            Part::Activations => "activations",
+            Part::Logits => "logits",
+            Part::Tokens => "tokens",
+            Part::Checksums => "checksums",
+            Part::SidePages => "side pages",
+            Part::Ring => "ring",
+            Part::PinnedPages => "pinned pages",
+        })
+    }
+}
+
+/// Why there is no plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// Too little memory.
+    TooSmall {
+        /// Bytes that were given.
+        given: usize,
+        /// Bytes of the smallest plan for this request.
+        needed: usize,
+        /// The largest part of that plan that could shrink, and its bytes.
+        largest: (Part, usize),
+        /// The positions that were asked for.
+        context: u32,
+        /// The largest number of positions that fits; 0 if none does.
+        fitting_context: u32,
+    },
+    /// The context is 0 or more than the model has positions.
+    Context {
+        /// What was asked for.
+        asked: u32,
+        /// The most there can be.
+        most: u32,
+    },
+    /// The batch is 0 or more than [`MAX_BATCH`].
+    Batch(u32),
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooSmall { given, needed, largest: (part, bytes), context, fitting_context } => {
+                write!(
+                    f,
+                    "{given} bytes of RAM are {} too few: {needed} are needed with a context of {context} positions, most of \
+                     them ({bytes}) for {part}; ",
+                    needed - given
+                )?;
+                match fitting_context {
+                    0 => f.write_str("not even a context of 1 fits"),
+                    n => write!(f, "the largest context that fits is {n}"),
+                }
+            }
+            Self::Context { asked, most } => {
+                write!(f, "a context of {asked} positions is not possible: this model has 1 to {most}")
+            }
+            Self::Batch(asked) => {
+                write!(f, "a batch of {asked} positions is not possible: 1 to {MAX_BATCH}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for PlanError {}
+
+/// Lengths of the buffers that a step of `batch` positions works in; see `Activations` for what they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ActivationLens {
+    pub x: usize,
+    pub h: usize,
+    pub wide: usize,
+    pub quantized: usize,
+    pub scales: usize,
+    pub scores: usize,
+    pub rope: usize,
+}
+
+impl ActivationLens {
+    pub fn new(shape: &Shape, context: u32, batch: u32) -> Self {
+        let pad = |n: u32| n.next_multiple_of(4) as usize;
+        let (d, q, kv, ff) = (pad(shape.d_model), pad(shape.q_dim()), pad(shape.kv_dim()), pad(shape.d_ff));
+        let hidden = match shape.mlp {
+            Mlp::Gelu => ff,
+            Mlp::SwiGlu => 2 * ff,
+        };
+        let batch = batch as usize;
+        Self {
+            x: batch * d,
+            h: batch * d.max(q),
+            wide: batch * hidden.max(q + 2 * kv),
+            quantized: batch * d.max(q).max(ff),
+            scales: batch * d.max(q).max(ff).div_ceil(TILE_INPUTS),
+            scores: context as usize,
+            rope: batch * shape.head_dim as usize,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let floats = [self.x, self.h, self.wide, self.scales, self.scores, self.rope];
+        floats.into_iter().map(Arena::bytes::<f32>).sum::<usize>()
+            + Arena::bytes::<i8>(self.quantized)
+            + size_of::<Page>()
+    }
+}
+
+/// Lengths of the KV cache's buffers: values, then scales, of K and of V alike.
+pub(crate) fn kv_lens(shape: &Shape, context: u32) -> (usize, usize) {
+    let scales = shape.n_layers as usize * shape.n_kv_heads as usize * context as usize;
+    (scales * shape.head_dim as usize, scales)
+}
+
+/// What goes where in a buffer of a given size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Positions.
+    pub context: u32,
+    /// Positions of one step at most.
+    pub batch: u32,
+    /// Positions of a step whose logits are kept.
+    pub logits_rows: u32,
+    /// Whether metadata of every page is kept.
+    pub page_metadata: bool,
+    /// Which pages stay in memory.
+    pub pinning: Pinning,
+    /// Frames for pages that are read out of order.
+    pub side_pages: u32,
+    /// Frames of checksums.
+    pub sum_pages: u32,
+    /// Bytes of the parts, in the order of [`Plan::parts`].
+    bytes: [usize; 11],
+}
+
+impl Plan {
+    /// Plans for a buffer of `budget` bytes.
+    ///
+    /// Memory that is left after the parts that must be goes, in this order, to a wider batch (at most a
+    /// quarter of it), to checksums that stay (each page saves a read per pass, like any other, and a
+    /// command), and to page frames; what is left when all pages are pinned goes to the tokenizer's.
+    ///
+    /// # Errors
+    /// If the request is impossible or does not fit.
+    pub fn new(needs: &Needs, budget: usize, request: &Request) -> Result<Self, PlanError> {
+        let most = needs.shape.max_seq;
+        let context = request.context.unwrap_or(most);
+        if context == 0 || context > most {
+            return Err(PlanError::Context { asked: context, most });
+        }
+        if let Some(batch) = request.batch
+            && (batch == 0 || batch > MAX_BATCH)
+        {
+            return Err(PlanError::Batch(batch));
+        }
+        let batch = request.batch.unwrap_or(1);
+        let least = Self::fixed(needs, context, batch, request);
+        let needed = least.total();
+        if needed > budget {
+            let fits = |context| Self::fixed(needs, context, batch, request).total() <= budget;
+            let (mut fitting, mut too_many) = (0, context);
+            while too_many - fitting > 1 {
+                let middle = fitting + (too_many - fitting) / 2;
+                *(if fits(middle) { &mut fitting } else { &mut too_many }) = middle;
+            }
+            return Err(PlanError::TooSmall {
+                given: budget,
+                needed,
+                largest: least.parts().max_by_key(|(_, bytes)| *bytes).unwrap_or((Part::KvCache, 0)),
+                context,
+                fitting_context: fitting,
+            });
+        }
+        let mut plan = least;
+        if request.batch.is_none() {
+            let spare = (budget - needed) / 4;
+            // A batch longer than the context would never be filled.
+            plan = (2..=AUTO_BATCH.min(context))
+                .map(|batch| Self::fixed(needs, context, batch, request))
+                .take_while(|wider| wider.total() <= needed + spare)
+                .last()
+                .unwrap_or(plan);
+        }
+        plan.spread(needs, budget);
+        Ok(plan)
+    }
+
+    /// The smallest plan: one frame of each kind.
+    fn fixed(needs: &Needs, context: u32, batch: u32, request: &Request) -> Self {
+        let shape = &needs.shape;
+        let (kv_values, kv_scales) = kv_lens(shape, context);
+        let logits_rows = if request.all_logits { batch } else { 1 };
+        let padded_vocab = shape.vocab.next_multiple_of(4) as usize;
+        let pages = needs.weights_pages as usize;
+        let locations = if needs.layout == Layout::Files { pages } else { 0 };
+        let metadata = if request.page_metadata { pages } else { 0 };
+        let mut plan = Self {
+            context,
+            batch,
+            logits_rows,
+            page_metadata: request.page_metadata,
+            pinning: Pinning { tape: needs.tape_pages, pinned: 0, ring: 1 },
+            side_pages: 1,
+            sum_pages: 1,
+            bytes: [0; 11],
+        };
+        plan.bytes = [
+            Arena::bytes::<u32>(TensorTable::entries(shape)),
+            Arena::bytes::<u32>(locations),
+            Arena::bytes::<u32>(metadata),
+            2 * (Arena::bytes::<i8>(kv_values) + Arena::bytes::<u16>(kv_scales)),
+            ActivationLens::new(shape, context, batch).bytes(),
+            Arena::bytes::<f32>(logits_rows as usize * padded_vocab),
+            Arena::bytes::<u16>(context as usize),
+            0,
+            0,
+            0,
+            0,
+        ];
+        plan.count_frames();
+        plan
+    }
+
+    fn count_frames(&mut self) {
+        let frames = [self.sum_pages, self.side_pages, self.pinning.ring, self.pinning.pinned];
+        for (bytes, frames) in self.bytes[7..].iter_mut().zip(frames) {
+            *bytes = frames as usize * size_of::<Page>();
+        }
+        // The tags of the side pages.
+        self.bytes[8] += Arena::bytes::<u32>(self.side_pages as usize);
+    }
+
+    /// Gives what is left of the budget to frames.
+    fn spread(&mut self, needs: &Needs, budget: usize) {
+        let spare = |plan: &Self| ((budget - plan.total()) / size_of::<Page>()) as u32;
+        // One frame of the ring is in the plan already.
+        let all_sums = needs.sums().pages();
+        if spare(self) + 1 < needs.tape_pages && spare(self) + 1 > 2 * all_sums {
+            self.sum_pages = all_sums;
+            self.count_frames();
+        }
+        if let Some(pinning) = Pinning::new(needs.tape_pages, spare(self) + 1) {
+            self.pinning = pinning;
+            self.count_frames();
+        }
+        if self.pinning.ring == 0 {
+            let frame = size_of::<Page>() + 8;
+            let more = ((budget - self.total()) / frame) as u32;
+            self.side_pages += more.min(needs.tokenizer_pages);
+            self.count_frames();
+        }
+    }
+
+    /// Every part and its bytes; parts that are not needed have none.
+    pub fn parts(&self) -> impl Iterator<Item = (Part, usize)> {
+        [
+            Part::TensorTable,
+            Part::PageLocations,
+            Part::PageMetadata,
+            Part::KvCache,
+            Part::Activations,
+            Part::Logits,
+            Part::Tokens,
+            Part::Checksums,
+            Part::SidePages,
+            Part::Ring,
+            Part::PinnedPages,
+        ]
+        .into_iter()
+        .zip(self.bytes)
+    }
+
+    /// Bytes of all parts.
+    pub fn total(&self) -> usize {
+        self.bytes.iter().sum()
+    }
+}

@@ -1,0 +1,294 @@
+//! A conversation: text in, text out.
+
+use pageformer_card::Manifest;
+use pageformer_vram::{Arena, Card};
+
+use crate::error::Error;
+use crate::forward::Engine;
+use crate::sampler::Sampler;
+use crate::tokenizer::Tokenizer;
+
+/// Why a reply ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stop {
+    /// The model said that it is done, or the stop text came.
+    End,
+    /// As many tokens as were asked for.
+    MaxTokens,
+    /// The context is full.
+    Context,
+    /// The receiver of the text wanted no more.
+    Interrupted,
+}
+
+/// What a reply took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Tokens that the prompt became (with the one to begin with, and one left over from the turn before).
+    pub prompt_tokens: u32,
+    /// Tokens of the reply, without the one that ended it.
+    pub tokens: u32,
+    /// Why it ended.
+    pub stop: Stop,
+}
+
+/// A fingerprint of logits: FNV-1a over their 32-bit words, 64 bits wide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest(pub u64);
+
+impl Default for Digest {
+    fn default() -> Self {
+        Self(0xCBF2_9CE4_8422_2325)
+    }
+}
+
+impl Digest {
+    /// Takes in more logits.
+    pub fn update(&mut self, logits: &[f32]) {
+        for logit in logits {
+            self.0 = (self.0 ^ u64::from(logit.to_bits())).wrapping_mul(0x0000_0100_0000_01B3);
+        }
+    }
+}
+
+/// An engine that speaks.
+pub struct Session<'m, C> {
+    engine: Engine<'m, C>,
+    tokenizer: Tokenizer,
+    manifest: Manifest,
+    /// Chooses tokens; may be changed between replies.
+    pub sampler: Sampler,
+    /// The sequence `(context)`; the first `engine.position()` are in the KV cache.
+    tokens: &'m mut [u16],
+    /// Length of the sequence; one more than the position when the last token was said but not yet read.
+    len: usize,
+    digest: Digest,
+}
+
+impl<'m, C: Card> Session<'m, C> {
+    /// A session over a started engine; `arena` is what is left after it.
+    ///
+    /// # Errors
+    /// If the tokenizer is damaged or the memory is too small.
+    pub fn start(
+        mut engine: Engine<'m, C>,
+        manifest: &Manifest,
+        arena: &mut Arena<'m>,
+    ) -> Result<Self, Error> {
+        let tokens = arena.take(engine.plan().context as usize)?;
+        let tokenizer = Tokenizer::open(engine.vram_mut(), manifest.tokenizer_pages, manifest.shape.vocab)?;
+        engine.vram_mut().reset_stats();
+        Ok(Self {
+            engine,
+            tokenizer,
+            manifest: *manifest,
+            sampler: Sampler::GREEDY,
+            tokens,
+            len: 0,
+            digest: Digest::default(),
+        })
+    }
+
+    /// Forgets the conversation.
+    pub fn reset(&mut self) {
+        self.engine.truncate(0);
+        self.len = 0;
+    }
+
+    /// Whether nothing has been said since the start or [`Self::reset`].
+    pub fn is_fresh(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Digest of the logits that every token said so far was chosen from.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine<'m, C> {
+        &self.engine
+    }
+
+    /// The engine, to be driven directly. The conversation should be reset afterwards.
+    pub fn engine_mut(&mut self) -> &mut Engine<'m, C> {
+        &mut self.engine
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Encodes `text` behind the sequence.
+    fn append(&mut self, text: &str) -> Result<(), Error> {
+        let context = self.engine.plan().context;
+        let used = self.len as u32;
+        let full = Error::ContextFull { context, used };
+        let (tokens, mut len) = (&mut *self.tokens, self.len);
+        let mut push = |token| match tokens.get_mut(len) {
+            Some(slot) => {
+                *slot = token;
+                len += 1;
+                Ok(())
+            }
+            None => Err(full),
+        };
+        if used == 0
+            && let Some(bos) = self.manifest.bos
+        {
+            push(bos)?;
+        }
+        let (vram, scratch) = self.engine.vram_and_scratch();
+        self.tokenizer.encode(vram, text, scratch, &mut push)?;
+        self.len = len;
+        Ok(())
+    }
+
+    /// Encodes `text` into `out`, as a sequence of its own.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode(&mut self, text: &str, out: &mut dyn FnMut(u16) -> Result<(), Error>) -> Result<(), Error> {
+        let (vram, scratch) = self.engine.vram_and_scratch();
+        self.tokenizer.encode(vram, text, scratch, out)
+    }
+
+    /// Appends `prompt` to the conversation and replies. `said` receives the text in pieces, which need not be
+    /// whole characters, and answers whether it wants more. Text from `stop` on is not said; an empty `stop`
+    /// never comes.
+    ///
+    /// # Errors
+    /// If the prompt does not fit, or a page is bad: then the conversation is as before the call, but what
+    /// was said has been said (and was right).
+    pub fn reply(
+        &mut self,
+        prompt: &str,
+        stop: &str,
+        max_tokens: u32,
+        said: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<Reply, Error> {
+        let before = (self.engine.position(), self.len);
+        let result = self.try_reply(prompt, stop, max_tokens, said);
+        if result.is_err() {
+            self.engine.truncate(before.0);
+            self.len = before.1;
+        }
+        result
+    }
+
+    fn try_reply(
+        &mut self,
+        prompt: &str,
+        stop: &str,
+        max_tokens: u32,
+        said: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<Reply, Error> {
+        let first_unread = self.engine.position() as usize;
+        self.append(prompt)?;
+        let prompt_tokens = (self.len - first_unread) as u32;
+        if prompt_tokens == 0 {
+            return Err(Error::EmptyPrompt);
+        }
+        let mut reply = Reply { prompt_tokens, tokens: 0, stop: Stop::MaxTokens };
+        let mut text =
+            Outgoing { stop: stop.as_bytes(), held: [0; 32], len: 0, said, wants_more: true, found: false };
+        // The dummy space in front of a text is not part of it.
+        let mut strip = self.tokenizer.strips_first_space() && self.len == 1 && self.manifest.bos.is_some();
+        while reply.tokens < max_tokens {
+            self.read_on()?;
+            let logits = self.engine.last_logits();
+            self.digest.update(logits);
+            let token = self.sampler.choose(logits);
+            if self.manifest.eos.contains(&Some(token)) {
+                reply.stop = Stop::End;
+                break;
+            }
+            reply.tokens += 1;
+            self.tokenizer.decode(self.engine.vram_mut(), token, &mut |bytes| {
+                let bytes = if core::mem::take(&mut strip) {
+                    bytes.strip_prefix(b" ").unwrap_or(bytes)
+                } else {
+                    bytes
+                };
+                text.take(bytes);
+            })?;
+            let room = match self.tokens.get_mut(self.len) {
+                Some(slot) => {
+                    *slot = token;
+                    self.len += 1;
+                    true
+                }
+                None => false,
+            };
+            if text.found {
+                reply.stop = Stop::End;
+                break;
+            }
+            if !text.wants_more {
+                reply.stop = Stop::Interrupted;
+                break;
+            }
+            if !room {
+                reply.stop = Stop::Context;
+                break;
+            }
+        }
+        text.flush();
+        Ok(reply)
+    }
+
+    /// Passes over the tape until every token of the sequence has been read.
+    fn read_on(&mut self) -> Result<(), Error> {
+        let batch = self.engine.plan().batch as usize;
+        while (self.engine.position() as usize) < self.len {
+            let from = self.engine.position() as usize;
+            let to = (from + batch).min(self.len);
+            self.engine.step(self.tokens.get(from..to).unwrap_or(&[]))?;
+        }
+        Ok(())
+    }
+}
+
+/// Text on its way out: holds back what may be the beginning of the stop text.
+struct Outgoing<'a> {
+    stop: &'a [u8],
+    held: [u8; 32],
+    len: usize,
+    said: &'a mut dyn FnMut(&[u8]) -> bool,
+    wants_more: bool,
+    found: bool,
+}
+
+impl Outgoing<'_> {
+    fn take(&mut self, bytes: &[u8]) {
+        if self.stop.is_empty() || self.stop.len() > self.held.len() {
+            self.wants_more &= (self.said)(bytes);
+            return;
+        }
+        for byte in bytes {
+            if self.found {
+                return;
+            }
+            if let Some(slot) = self.held.get_mut(self.len) {
+                *slot = *byte;
+                self.len += 1;
+            }
+            // Let go of bytes from the front until what is held begins the stop text.
+            while !self.stop.starts_with(self.held.get(..self.len).unwrap_or(&[])) {
+                self.wants_more &= (self.said)(self.held.get(..1).unwrap_or(&[]));
+                self.held.copy_within(1..self.len, 0);
+                self.len -= 1;
+            }
+            self.found = self.len == self.stop.len();
+        }
+    }
+
+    /// Says what is held, unless it is the stop text.
+    fn flush(&mut self) {
+        if !self.found && self.len > 0 {
+            (self.said)(self.held.get(..self.len).unwrap_or(&[]));
+        }
+    }
+}

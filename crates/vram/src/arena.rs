@@ -1,0 +1,67 @@
+//! One buffer, cut into parts.
+
+use bytemuck::Pod;
+
+/// The buffer ended before a part was cut from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// Bytes that the part needs.
+    pub needed: usize,
+    /// Bytes that are left.
+    pub left: usize,
+}
+
+/// What is left of the one buffer that everything lives in. Parts are cut from its front and never given
+/// back; each begins at a multiple of 8 bytes.
+pub struct Arena<'m> {
+    rest: &'m mut [u64],
+}
+
+impl<'m> Arena<'m> {
+    /// An arena over all of `memory`.
+    pub fn new(memory: &'m mut [u64]) -> Self {
+        Self { rest: memory }
+    }
+
+    /// Cuts a zeroed slice of `len` values.
+    ///
+    /// # Errors
+    /// If it does not fit; nothing is cut then.
+    pub fn take<T: Pod>(&mut self, len: usize) -> Result<&'m mut [T], OutOfMemory> {
+        let needed = Self::bytes::<T>(len);
+        let error = OutOfMemory { needed, left: self.left() };
+        if needed > self.left() {
+            return Err(error);
+        }
+        let (part, rest) = core::mem::take(&mut self.rest).split_at_mut(needed / 8);
+        self.rest = rest;
+        part.fill(0);
+        let part: &mut [T] = bytemuck::try_cast_slice_mut(part).map_err(|_| error)?;
+        part.get_mut(..len).ok_or(error)
+    }
+
+    /// Bytes that a slice of `len` values takes from an arena.
+    pub const fn bytes<T>(len: usize) -> usize {
+        (len * size_of::<T>()).next_multiple_of(8)
+    }
+
+    /// Bytes that are left.
+    pub fn left(&self) -> usize {
+        self.rest.len() * 8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_fill_the_buffer_exactly() {
+        let mut memory = [7u64; 8];
+        let mut arena = Arena::new(&mut memory);
+        assert_eq!(arena.take::<f32>(3).unwrap(), &[0.0; 3]);
+        assert_eq!(arena.take::<i8>(9).unwrap().len(), 9);
+        assert_eq!(arena.left(), 64 - 16 - 16);
+        assert_eq!(arena.take::<u64>(5), Err(OutOfMemory { needed: 40, left: 32 }));
+    }
+}
