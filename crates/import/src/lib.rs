@@ -3,8 +3,8 @@
 //! - [`llama2c()`]: checkpoints of Karpathy's llama2.c, f32 and Q8_0, with their tokenizer.
 //! - [`sketch()`]: cards of the Arduino sketch that Pageformer grew from.
 //!
-//! Files are not trusted: every size is checked against the header or index, and against the file's length, before anything is
-//! allocated for it.
+//! Files are not trusted: every size is checked against the header or index, and against the file's length,
+//! before anything is allocated for it.
 
 mod error;
 mod llama2c;

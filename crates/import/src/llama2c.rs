@@ -1,12 +1,14 @@
 //! Checkpoints of llama2.c.
 //!
-//! Version 0 has no magic number: seven `i32` (dim, hidden dim, layers, heads, KV heads, vocabulary, positions; a negative
-//! vocabulary means that the head is separate) and then f32 tensors, each for all layers: embedding, attention norms, Wq, Wk,
-//! Wv, Wo, MLP norms, gate, down, up, final norm, two tables of RoPE that nobody needs, and the head if separate.
+//! Version 0 has no magic number: seven `i32` (dim, hidden dim, layers, heads, KV heads, vocabulary,
+//! positions; a negative vocabulary means that the head is separate) and then f32 tensors, each for all
+//! layers: embedding, attention norms, Wq, Wk, Wv, Wo, MLP norms, gate, down, up, final norm, two tables of
+//! RoPE that nobody needs, and the head if separate.
 //!
-//! Version 2 (Q8_0) begins with a magic number, the version, the seven numbers, a byte that says whether the head is the
-//! embedding, and the group size, in 256 bytes. Then the norms in f32 (attention, MLP, final), then the matrices in the order
-//! above, each one of each layer as its `i8` values followed by an f32 scale per group of values.
+//! Version 2 (Q8_0) begins with a magic number, the version, the seven numbers, a byte that says whether the
+//! head is the embedding, and the group size, in 256 bytes. Then the norms in f32 (attention, MLP, final),
+//! then the matrices in the order above, each one of each layer as its `i8` values followed by an f32 scale
+//! per group of values.
 //!
 //! All little-endian.
 
@@ -27,12 +29,12 @@ const V0_HEADER: u64 = 28;
 
 /// Reads a llama2.c checkpoint (version 0, or version 2 with Q8_0 weights) and its tokenizer.
 ///
-/// The result is a Llama: RMSNorm with eps 1e-5, SwiGLU, RoPE with base 10000, a final norm. Generation ends at BOS and at EOS,
-/// as in llama2.c.
+/// The result is a Llama: RMSNorm with eps 1e-5, SwiGLU, RoPE with base 10000, a final norm. Generation ends
+/// at BOS and at EOS, as in llama2.c.
 ///
 /// # Errors
-/// If a file cannot be read, is not what its header says, has another length than its header demands, or the two files do not
-/// belong together.
+/// If a file cannot be read, is not what its header says, has another length than its header demands, or the
+/// two files do not belong together.
 pub fn llama2c(checkpoint: &Path, tokenizer: &Path) -> Result<(Model, Tokenizer), Error> {
     let header = Header::read(checkpoint)?;
     let wrong = |source| Error::Model { path: checkpoint.into(), source };
@@ -85,7 +87,8 @@ impl Header {
                 2 => {}
                 version => {
                     return Err(wrong(format!(
-                        "a llama2.c checkpoint of version {version}; only 0 and 2 can be read, export it again with `--version 0`"
+                        "a llama2.c checkpoint of version {version}; only 0 and 2 can be read, export it \
+                         again with `--version 0`"
                     )));
                 }
             }
@@ -109,7 +112,8 @@ impl Header {
         let expected = header.file_length().map_err(wrong)?;
         if expected != file_length {
             return Err(wrong(format!(
-                "{file_length} bytes, but a llama2.c checkpoint with this header has {expected}; it is truncated or something else"
+                "{file_length} bytes, but a llama2.c checkpoint with this header has {expected}; it is \
+                 truncated or something else"
             )));
         }
         Ok(header)
@@ -141,7 +145,8 @@ fn numbers(int: impl Fn(usize) -> Result<i32, Error>) -> Result<[i64; 7], Error>
     Ok(numbers)
 }
 
-/// The shape that the seven numbers of a header make. Negative ones become 0, which no number of a shape may be.
+/// The shape that the seven numbers of a header make. Negative ones become 0, which no number of a shape may
+/// be.
 fn shape(path: &Path, numbers: [i64; 7], shared: bool) -> Result<Shape, Error> {
     let [d_model, d_ff, n_layers, n_heads, n_kv_heads, vocab, max_seq] =
         numbers.map(|n| u32::try_from(n).unwrap_or(0));

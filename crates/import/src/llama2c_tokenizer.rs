@@ -1,8 +1,9 @@
-//! The tokenizer files of llama2.c: an `i32`, the length of the longest token, then for each token an f32 score, an `i32` length
-//! and that many bytes.
+//! The tokenizer files of llama2.c: an `i32`, the length of the longest token, then for each token an f32
+//! score, an `i32` length and that many bytes.
 //!
-//! There is no list of merges. llama2.c merges any two neighbours whose joined text is a token, the token of the best score
-//! first, the leftmost of equals. So there is a merge for every way to split a token into two others, ranked by the token's score.
+//! There is no list of merges. llama2.c merges any two neighbours whose joined text is a token, the token of
+//! the best score first, the leftmost of equals. So there is a merge for every way to split a token into two
+//! others, ranked by the token's score.
 
 use std::collections::HashMap;
 use std::path::Path;

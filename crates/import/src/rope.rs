@@ -2,8 +2,8 @@
 
 use pageformer_model::Matrix;
 
-/// Reorders the rows of Wq or Wk, so that a rotation that was over channels `2i` and `2i + 1` of each head (the order of the
-/// paper, Su et al. 2021) is over channels `i` and `i + head_dim / 2` (Hugging Face's).
+/// Reorders the rows of Wq or Wk, so that a rotation that was over channels `2i` and `2i + 1` of each head
+/// (the order of the paper, Su et al. 2021) is over channels `i` and `i + head_dim / 2` (Hugging Face's).
 ///
 /// Queries and keys are reordered alike, so their products stay the same.
 pub(crate) fn pairs_to_halves(w: &mut Matrix, head_dim: usize) {

@@ -1,12 +1,14 @@
 //! Cards of the Arduino sketch that Pageformer grew from.
 //!
-//! `index.json` maps each tensor to the list of its page files, `NAME_shape` to `[rows, cols]`, and `NAME.mask` to the file of
-//! its mask where it has one. A tensor's pages of 512 bytes, joined, are its `i8` values, row-major `[out, in]`, then one f32
-//! scale, then zeros; `w = q · scale`. A mask has one bit per 4×4 block, row-major, least significant bit first, 1 = kept.
-//! The norms are files of their own, `decN_ln1.bin` and `decN_ln2.bin`: f32 gains, then biases.
+//! `index.json` maps each tensor to the list of its page files, `NAME_shape` to `[rows, cols]`, and
+//! `NAME.mask` to the file of its mask where it has one. A tensor's pages of 512 bytes, joined, are its `i8`
+//! values, row-major `[out, in]`, then one f32 scale, then zeros; `w = q · scale`. A mask has one bit per 4×4
+//! block, row-major, least significant bit first, 1 = kept. The norms are files of their own, `decN_ln1.bin`
+//! and `decN_ln2.bin`: f32 gains, then biases.
 //!
-//! The models have LayerNorm (eps 1e-5), GELU, RoPE over adjacent channels (base 10000), keys and values shared by the heads,
-//! no final norm, and a tied head. What else the index holds is not known to us and ignored, except the number of positions.
+//! The models have LayerNorm (eps 1e-5), GELU, RoPE over adjacent channels (base 10000), keys and values
+//! shared by the heads, no final norm, and a tied head. What else the index holds is not known to us and
+//! ignored, except the number of positions.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -24,8 +26,8 @@ const DEFAULT_POSITIONS: u32 = 64;
 /// Reads a card of the original sketch. The number of heads is not on the card.
 ///
 /// # Errors
-/// If a file is missing or has the wrong length, or a tensor has a shape that does not fit the others or the number of heads.
-/// The error names the file and the tensor.
+/// If a file is missing or has the wrong length, or a tensor has a shape that does not fit the others or the
+/// number of heads. The error names the file and the tensor.
 pub fn sketch(dir: &Path, heads: u32) -> Result<(Model, Tokenizer), Error> {
     let path = dir.join("index.json");
     let index =
@@ -128,7 +130,8 @@ impl Card<'_> {
         Ok(shape)
     }
 
-    /// One more than the largest N of the keys `decN_…`, so that a gap between layers is a missing tensor and not the end.
+    /// One more than the largest N of the keys `decN_…`, so that a gap between layers is a missing tensor and
+    /// not the end.
     fn layers(&self) -> u32 {
         let number = |key: &String| key.strip_prefix("dec")?.split_once('_')?.0.parse::<u32>().ok();
         self.index.keys().filter_map(number).max().map_or(0, |n| n.saturating_add(1))
@@ -251,7 +254,8 @@ impl Card<'_> {
         let name = |v: &Value| {
             let name =
                 v.as_str().ok_or_else(|| self.tensor_error(tensor, format!("{v} is not a file's name")))?;
-            // The card must not reach out of its folder. The sketch's own index may write the card's root as a slash.
+            // The card must not reach out of its folder. The sketch's own index may write the card's root as
+            // a slash.
             let name = name.strip_prefix('/').unwrap_or(name);
             let mut parts = Path::new(name).components();
             match (parts.next(), parts.next()) {

@@ -1,4 +1,5 @@
-//! stories260K, imported and run by the reference path, against numbers that an independent implementation in f64 computed.
+//! stories260K, imported and run by the reference path, against numbers that an independent implementation in
+//! f64 computed.
 
 use std::path::{Path, PathBuf};
 

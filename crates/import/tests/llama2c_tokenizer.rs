@@ -1,5 +1,5 @@
-//! The tokenizer of a llama2.c model against llama2.c's own algorithm, done literally: look for the best pair in the whole text,
-//! merge it, begin again.
+//! The tokenizer of a llama2.c model against llama2.c's own algorithm, done literally: look for the best pair
+//! in the whole text, merge it, begin again.
 
 use std::path::{Path, PathBuf};
 
@@ -113,7 +113,8 @@ fn tok512_encodes_whole_stories_as_llama2c_does() {
     }
 }
 
-/// Tokens that can be split in many ways, with equal scores among them: the order of merges matters most here.
+/// Tokens that can be split in many ways, with equal scores among them: the order of merges matters most
+/// here.
 #[test]
 fn overlapping_merges_and_equal_scores_are_as_in_llama2c() {
     let tokens = [" ", "a", "b", "aa", "ab", "ba", "aba", "aab", "abab", " a", " ab", "bab", "aaaa"];

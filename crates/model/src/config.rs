@@ -1,8 +1,9 @@
 //! `config.json`: Hugging Face's keys, read into a [`Shape`] and written from one.
 //!
-//! A model with RMSNorm, SwiGLU and a final norm is a Llama, and its file is one that `transformers` accepts. The others of the
-//! family have the `model_type` `pageformer` and further keys: `norm_type` (`rmsnorm`, or `layernorm` with `layer_norm_eps`),
-//! `mlp_type` (`swiglu` or `gelu`) and `final_norm`. The chat template is under `pageformer_chat` in both.
+//! A model with RMSNorm, SwiGLU and a final norm is a Llama, and its file is one that `transformers` accepts.
+//! The others of the family have the `model_type` `pageformer` and further keys: `norm_type` (`rmsnorm`, or
+//! `layernorm` with `layer_norm_eps`), `mlp_type` (`swiglu` or `gelu`) and `final_norm`. The chat template is
+//! under `pageformer_chat` in both.
 //!
 //! What would change the result and cannot be computed is an error, not ignored.
 

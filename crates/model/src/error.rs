@@ -17,7 +17,11 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A folder is not a model's.
-    #[error("{}: no {missing} there; a model is a folder with model.safetensors, config.json and tokenizer.json, in one piece each", dir.display())]
+    #[error(
+        "{}: no {missing} there; a model is a folder with model.safetensors, config.json and tokenizer.json, \
+         each in one piece",
+        dir.display()
+    )]
     NotAModel {
         /// The folder.
         dir: PathBuf,

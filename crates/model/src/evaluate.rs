@@ -26,7 +26,8 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Encodes a document. Without a BOS the document's own first token is not scored, since nothing predicts it.
+    /// Encodes a document. Without a BOS the document's own first token is not scored, since nothing predicts
+    /// it.
     ///
     /// `context` is the number of positions, BOS included.
     pub fn new(text: &str, tokenizer: &Tokenizer, bos: Option<u32>, context: usize) -> Self {
@@ -40,7 +41,8 @@ impl Sample {
     }
 }
 
-/// The documents of a text: what stands between separators, without white space around it. Empty ones are skipped.
+/// The documents of a text: what stands between separators, without white space around it. Empty ones are
+/// skipped.
 ///
 /// An empty separator makes the whole text one document.
 pub fn documents<'a>(text: &'a str, separator: &str) -> Vec<&'a str> {
@@ -48,7 +50,7 @@ pub fn documents<'a>(text: &'a str, separator: &str) -> Vec<&'a str> {
     parts.into_iter().map(str::trim).filter(|d| !d.is_empty()).collect()
 }
 
-/// What a model made of some documents.
+/// What a model made of some documents. The means of nothing are NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub struct Score {
     /// Number of documents.

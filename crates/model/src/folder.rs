@@ -21,8 +21,8 @@ impl Model {
     /// Reads a model and its tokenizer from a folder. Weights may be f32, f16 or bf16.
     ///
     /// # Errors
-    /// If a file is missing or damaged, if the model is one that cannot be run, or if tensors are missing, too many, of the wrong
-    /// shape or not finite. The error names the file and the key or tensor.
+    /// If a file is missing or damaged, if the model is one that cannot be run, or if tensors are missing,
+    /// too many, of the wrong shape or not finite. The error names the file and the key or tensor.
     pub fn load(dir: &Path) -> Result<(Model, Tokenizer), Error> {
         for file in [CONFIG, TOKENIZER, WEIGHTS] {
             if !dir.join(file).is_file() {
@@ -45,7 +45,8 @@ impl Model {
             problem,
         };
 
-        // Names and dimensions are checked before anything is allocated that only the configuration speaks of.
+        // Names and dimensions are checked before anything is allocated that only the configuration speaks
+        // of.
         for spec in tensor_specs(&config.shape) {
             let view = found
                 .get(&spec.name)
@@ -83,13 +84,15 @@ impl Model {
         Ok((model, tokenizer))
     }
 
-    /// Writes a model and its tokenizer to a folder, which is made where there is none. Weights are written as f32.
+    /// Writes a model and its tokenizer to a folder, which is made where there is none. Weights are written
+    /// as f32.
     ///
-    /// Each file is written under another name first and renamed when all three are complete, so that a full disk leaves an
-    /// earlier model as it was.
+    /// Each file is written under another name first and renamed when all three are complete, so that a full
+    /// disk leaves an earlier model as it was.
     ///
     /// # Errors
-    /// If the model does not pass [`Model::check`], has fewer tokens than the tokenizer, or a file cannot be written.
+    /// If the model does not pass [`Model::check`], has fewer tokens than the tokenizer, or a file cannot be
+    /// written.
     pub fn save(&self, tokenizer: &Tokenizer, dir: &Path) -> Result<(), Error> {
         self.check()?;
         check_vocabulary(tokenizer, self.shape.vocab, &dir.join(TOKENIZER))?;
@@ -144,8 +147,8 @@ fn fill(out: &mut [f32], view: &TensorView<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a tensor that the shape does not demand says nothing new: the frequencies of RoPE that older files repeat in every
-/// layer, or a head that is the embedding once more.
+/// Whether a tensor that the shape does not demand says nothing new: the frequencies of RoPE that older files
+/// repeat in every layer, or a head that is the embedding once more.
 fn is_redundant(model: &Model, name: &str, view: &TensorView<'_>) -> bool {
     if name.ends_with(".rotary_emb.inv_freq") {
         return true;

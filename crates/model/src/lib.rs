@@ -1,10 +1,10 @@
-//! A model on the PC: a folder with its weights, configuration and tokenizer, and the forward pass in f32 that every other way
-//! to run it is measured against.
+//! A model on the PC: a folder with its weights, configuration and tokenizer, and the forward pass in f32
+//! that every other way to run it is measured against.
 //!
 //! | file of the folder | read and written by |
 //! |---|---|
-//! | `model.safetensors` | [`Model::load`], [`Model::save`]: weights under Hugging Face's names, f32 (f16 and bf16 are read as well) |
-//! | `config.json` | the same: [`pageformer_card::Shape`] in Hugging Face's keys; a Llama's is one that `transformers` accepts |
+//! | `model.safetensors` | [`Model::load`], [`Model::save`]: weights under Hugging Face's names, f32 |
+//! | `config.json` | the same: [`pageformer_card::Shape`] in Hugging Face's keys |
 //! | `tokenizer.json` | [`Tokenizer`]: four kinds of byte pair encoding in Hugging Face's form |
 //!
 //! [`Reference`] runs a model, [`evaluate()`] tells how well it predicts a text.

@@ -1,6 +1,7 @@
 //! The forward pass in f32: what every other way to run a model is measured against.
 //!
-//! It is written to be read beside the papers, not to be fast. Sums are taken in f32 as well, as in any framework.
+//! It is written to be read beside the papers, not to be fast. Sums are taken in f32 as well, as in any
+//! framework.
 
 use pageformer_card::{Mlp, Norm, Shape};
 
@@ -128,7 +129,8 @@ impl<'a> Reference<'a> {
 
     /// Causal attention of the newest position over all of layer `l`'s keys and values: `q` → `heads`.
     ///
-    /// `heads[h] = Σ_t softmax_t(q[h] · k[t] / sqrt(head_dim)) v[t]`, where a KV head serves `n_heads / n_kv_heads` query heads.
+    /// `heads[h] = Σ_t softmax_t(q[h] · k[t] / sqrt(head_dim)) v[t]`, where a KV head serves `n_heads /
+    /// n_kv_heads` query heads.
     fn attend(&mut self, l: usize) {
         let s = &self.model.shape;
         let (head_dim, kv_dim) = (s.head_dim as usize, s.kv_dim() as usize);

@@ -84,8 +84,8 @@ pub struct ChatTemplate {
 
 /// A model in memory.
 ///
-/// Row `i` and row `i + head_dim / 2` of each head in `wq` and `wk` are the two coordinates of one rotation (RoPE), as in
-/// Hugging Face's Llama tensors.
+/// Row `i` and row `i + head_dim / 2` of each head in `wq` and `wk` are the two coordinates of one rotation
+/// (RoPE), as in Hugging Face's Llama tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     /// Every size, and every choice that changes what the forward pass computes.
@@ -178,7 +178,8 @@ pub fn tensor_specs(shape: &Shape) -> Vec<TensorSpec> {
 }
 
 impl Model {
-    /// A model of this shape whose matrices are zero and whose norms are the identity: for a trainer or an importer to fill.
+    /// A model of this shape whose matrices are zero and whose norms are the identity: for a trainer or an
+    /// importer to fill.
     ///
     /// # Errors
     /// If the shape is not one (see [`Shape::check`]).
@@ -209,14 +210,16 @@ impl Model {
         })
     }
 
-    /// The matrix that turns the residual stream into logits: the head, or the embedding when tied. (vocab, d_model)
+    /// The matrix that turns the residual stream into logits: the head, or the embedding when tied. (vocab,
+    /// d_model)
     pub fn head(&self) -> &Matrix {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
     /// Every tensor under its name, in the order in which a token meets them.
     ///
-    /// The names and dimensions are those that [`Model::shape`] demands; a model that passes [`Model::check`] has exactly them.
+    /// The names and dimensions are those that [`Model::shape`] demands; a model that passes [`Model::check`]
+    /// has exactly them.
     pub fn tensors(&self) -> impl Iterator<Item = Tensor<'_>> {
         let specs = tensor_specs(&self.shape).into_iter();
         specs.zip(self.buffers()).map(|(s, data)| Tensor { name: s.name, dims: s.dims, data })
@@ -228,8 +231,8 @@ impl Model {
         specs.zip(self.buffers_mut()).map(|(s, data)| TensorMut { name: s.name, dims: s.dims, data })
     }
 
-    /// Checks that the shape is one, that every tensor has the dimensions it demands and only finite values, and that `bos` and
-    /// `eos` are tokens.
+    /// Checks that the shape is one, that every tensor has the dimensions it demands and only finite values,
+    /// and that `bos` and `eos` are tokens.
     ///
     /// # Errors
     /// Names the key or the tensor.
@@ -312,7 +315,8 @@ impl Model {
         out
     }
 
-    /// The dimensions that every tensor has (not those that it should have), in the order of [`tensor_specs`].
+    /// The dimensions that every tensor has (not those that it should have), in the order of
+    /// [`tensor_specs`].
     fn dims(&self) -> Vec<Vec<usize>> {
         fn norm(out: &mut Vec<Vec<usize>>, norm: &NormWeights) {
             out.push(vec![norm.gain.len()]);

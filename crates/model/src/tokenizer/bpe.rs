@@ -27,8 +27,8 @@ struct Candidate {
     merged: u32,
 }
 
-/// Merges neighbours in `ids` until no pair can be: always the pair of the lowest rank, the leftmost of equals.
-/// `lookup(left, right)` is the pair's rank and the token it becomes. `O(n log n)`.
+/// Merges neighbours in `ids` until no pair can be: always the pair of the lowest rank, the leftmost of
+/// equals. `lookup(left, right)` is the pair's rank and the token it becomes. `O(n log n)`.
 ///
 /// A text of more than `u32::MAX - 1` tokens is left as it is.
 pub(super) fn merge(ids: &mut Vec<u32>, lookup: impl Fn(u32, u32) -> Option<(u32, u32)>) {

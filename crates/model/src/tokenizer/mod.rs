@@ -1,11 +1,12 @@
 //! Text to tokens and back, plainly.
 //!
-//! Every tokenizer here is byte pair encoding (Sennrich et al. 2016) over a start alphabet; the four [`Kind`]s differ in that
-//! alphabet alone. This is the implementation that others are held equal to, so it favours being seen to be right; it is still
-//! `O(n log n)`, so that whole files can be encoded.
+//! Every tokenizer here is byte pair encoding (Sennrich et al. 2016) over a start alphabet; the four
+//! [`Kind`]s differ in that alphabet alone. This is the implementation that others are held equal to, so it
+//! favours being seen to be right; it is still `O(n log n)`, so that whole files can be encoded.
 //!
-//! Text is only ever text: a control token such as `<s>` never comes out of [`Tokenizer::encode`], even where the text spells
-//! its name. (Hugging Face's library would turn the spelling into the token; a user could then forge the end of a document.)
+//! Text is only ever text: a control token such as `<s>` never comes out of [`Tokenizer::encode`], even where
+//! the text spells its name. (Hugging Face's library would turn the spelling into the token; a user could
+//! then forge the end of a document.)
 
 mod bpe;
 mod json;
@@ -24,8 +25,8 @@ pub enum Kind {
     Ascii,
     /// 256 tokens, each the byte of its id. Nothing is merged.
     Bytes,
-    /// Characters, as SentencePiece does it for Llama: a character that is not in the vocabulary becomes its UTF-8 bytes, one
-    /// byte token each.
+    /// Characters, as SentencePiece does it for Llama: a character that is not in the vocabulary becomes its
+    /// UTF-8 bytes, one byte token each.
     SentencePiece,
     /// Bytes, as GPT-2 does it but without its regular expression: merges may cross words.
     ByteLevel,
@@ -34,9 +35,11 @@ pub enum Kind {
 /// A token of a vocabulary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Token {
-    /// Stands for this text: whole UTF-8 characters, except in [`Kind::ByteLevel`], where it may be any bytes. Never empty.
+    /// Stands for this text: whole UTF-8 characters, except in [`Kind::ByteLevel`], where it may be any
+    /// bytes. Never empty.
     Text(Vec<u8>),
-    /// Stands for one byte of a character that the vocabulary lacks (written `<0x0A>` in `tokenizer.json`). Never merged.
+    /// Stands for one byte of a character that the vocabulary lacks (written `<0x0A>` in `tokenizer.json`).
+    /// Never merged.
     Byte(u8),
     /// Stands for no text, such as the begin of a document; its name, such as `<s>`.
     Control(String),
@@ -51,7 +54,8 @@ pub struct Merge {
     pub right: u32,
     /// The token whose text is that of both.
     pub merged: u32,
-    /// Of all pairs in the text that can be merged, the one of the lowest rank goes first; of equal ranks, the leftmost.
+    /// Of all pairs in the text that can be merged, the one of the lowest rank goes first; of equal ranks,
+    /// the leftmost.
     pub rank: u32,
 }
 
@@ -114,8 +118,8 @@ impl Tokenizer {
     /// `dummy_prefix` puts a space before every text that is not empty.
     ///
     /// # Errors
-    /// If one of the 256 byte tokens is missing, two tokens are the same, a text is not UTF-8 or empty, or a merge does not lead
-    /// to the token of the joined text.
+    /// If one of the 256 byte tokens is missing, two tokens are the same, a text is not UTF-8 or empty, or a
+    /// merge does not lead to the token of the joined text.
     pub fn sentencepiece(tokens: Vec<Token>, merges: Vec<Merge>, dummy_prefix: bool) -> Result<Self, Error> {
         Self::new(Kind::SentencePiece, tokens, merges, dummy_prefix)
     }
@@ -123,13 +127,14 @@ impl Tokenizer {
     /// A BPE over bytes, as GPT-2's but without its regular expression.
     ///
     /// # Errors
-    /// If a token for one of the 256 bytes is missing, two tokens are the same, a text is empty, or a merge does not lead to the
-    /// token of the joined text.
+    /// If a token for one of the 256 bytes is missing, two tokens are the same, a text is empty, or a merge
+    /// does not lead to the token of the joined text.
     pub fn byte_level(tokens: Vec<Token>, merges: Vec<Merge>) -> Result<Self, Error> {
         Self::new(Kind::ByteLevel, tokens, merges, false)
     }
 
-    /// What [`Tokenizer::sentencepiece`] and [`Tokenizer::byte_level`] share: every check, and the look-up tables.
+    /// What [`Tokenizer::sentencepiece`] and [`Tokenizer::byte_level`] share: every check, and the look-up
+    /// tables.
     fn new(
         kind: Kind,
         tokens: Vec<Token>,
@@ -165,7 +170,8 @@ impl Tokenizer {
         }
         if let Some(b) = bytes.iter().position(Option::is_none) {
             let problem = format!(
-                "no token for byte 0x{b:02X}: not every text could be encoded; train with all 256 bytes in the alphabet"
+                "no token for byte 0x{b:02X}: not every text could be encoded; train with all 256 bytes \
+                 in the alphabet"
             );
             return Err(broken(problem));
         }
@@ -221,8 +227,8 @@ impl Tokenizer {
         all
     }
 
-    /// The token of one byte: of a byte of a character that has no token ([`Kind::SentencePiece`]) or of any byte
-    /// ([`Kind::Bytes`], [`Kind::ByteLevel`]). None in [`Kind::Ascii`].
+    /// The token of one byte: of a byte of a character that has no token ([`Kind::SentencePiece`]) or of any
+    /// byte ([`Kind::Bytes`], [`Kind::ByteLevel`]). None in [`Kind::Ascii`].
     pub fn byte_id(&self, byte: u8) -> Option<u32> {
         self.bytes[usize::from(byte)]
     }
@@ -232,12 +238,14 @@ impl Tokenizer {
         self.dummy_prefix
     }
 
-    /// Whether a token has a space anywhere but at its start. Where none has, a text can be encoded word by word.
+    /// Whether a token has a space anywhere but at its start. Where none has, a text can be encoded word by
+    /// word.
     pub fn space_inside(&self) -> bool {
         self.tokens.iter().any(|t| matches!(t, Token::Text(text) if text[1..].contains(&b' ')))
     }
 
-    /// The bytes that a token prints when it continues a text: none for a control token or an id outside the vocabulary.
+    /// The bytes that a token prints when it continues a text: none for a control token or an id outside the
+    /// vocabulary.
     ///
     /// Bytes and not text, because a character may be spread over several tokens.
     pub fn piece(&self, id: u32) -> &[u8] {
@@ -276,10 +284,11 @@ impl Tokenizer {
 
     /// The text of a document's tokens, from its start.
     ///
-    /// The inverse of [`Tokenizer::encode`]: the space that [`Tokenizer::dummy_prefix`] put before the text is taken away, that
-    /// is, one space at the start of the first piece that is not a control token's, and of a piece directly after a control
-    /// token (a further document; llama2.c does so after BOS). Nothing is taken away when there is no dummy prefix.
-    /// For tokens that continue other text (a reply), join their [`Tokenizer::piece`]s instead.
+    /// The inverse of [`Tokenizer::encode`]: the space that [`Tokenizer::dummy_prefix`] put before the text
+    /// is taken away, that is, one space at the start of the first piece that is not a control token's, and
+    /// of a piece directly after a control token (a further document; llama2.c does so after BOS). Nothing is
+    /// taken away when there is no dummy prefix. For tokens that continue other text (a reply), join their
+    /// [`Tokenizer::piece`]s instead.
     pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
         let mut text = Vec::new();
         let mut at_start = true;
