@@ -10,6 +10,7 @@
 //! shared by the heads, no final norm, and a tied head. What else the index holds is not known to us and
 //! ignored, except the number of positions.
 
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use pageformer_card::{Mlp, Norm, Shape};
@@ -184,12 +185,7 @@ impl Card<'_> {
         }
         let mut bytes = Vec::with_capacity(files.len() * PAGE);
         for file in &files {
-            let page = self.read(tensor, file)?;
-            if page.len() != PAGE {
-                let problem = format!("a page of {} bytes instead of {PAGE}", page.len());
-                return Err(Error::Tensor { path: self.dir.join(file), tensor: tensor.into(), problem });
-            }
-            bytes.extend(page);
+            bytes.extend(self.read(tensor, file, PAGE)?);
         }
         let (values, rest) = bytes.split_at(rows * cols);
         let scale = rest.first_chunk().map_or(f32::NAN, |b| f32::from_le_bytes(*b));
@@ -213,14 +209,9 @@ impl Card<'_> {
         let [file] = &self.files(tensor, value)?[..] else {
             return Err(self.tensor_error(tensor, format!("`{tensor}.mask` is {value}, not one file")));
         };
-        let mask = self.read(tensor, file)?;
         let blocks_per_row = cols.div_ceil(4);
-        let needed = (rows.div_ceil(4) * blocks_per_row).div_ceil(8);
-        // The sketch may or may not have padded the mask to whole pages.
-        if mask.len() != needed && mask.len() != needed.next_multiple_of(PAGE) {
-            let problem = format!("a mask of {} bytes; {rows} x {cols} values need {needed}", mask.len());
-            return Err(Error::Tensor { path: self.dir.join(file), tensor: tensor.into(), problem });
-        }
+        let blocks = rows.div_ceil(4) * blocks_per_row;
+        let mask = self.read(tensor, file, blocks.div_ceil(8))?;
         for (i, w) in data.iter_mut().enumerate() {
             let block = i / cols / 4 * blocks_per_row + i % cols / 4;
             if mask[block / 8] >> (block % 8) & 1 == 0 {
@@ -233,12 +224,7 @@ impl Card<'_> {
     /// Gains, then biases, in a file of their own.
     fn norm(&self, name: &str, d_model: usize) -> Result<NormWeights, Error> {
         let file = format!("{name}.bin");
-        let bytes = self.read(name, &file)?;
-        let needed = 2 * 4 * d_model;
-        if bytes.len() != needed && bytes.len() != needed.next_multiple_of(PAGE) {
-            let problem = format!("{} bytes; {d_model} gains and as many biases need {needed}", bytes.len());
-            return Err(Error::Tensor { path: self.dir.join(file), tensor: name.into(), problem });
-        }
+        let bytes = self.read(name, &file, 2 * 4 * d_model)?;
         let (values, _) = bytes.as_chunks();
         let mut values = values.iter().map(|b| f32::from_le_bytes(*b));
         let gain = values.by_ref().take(d_model).collect();
@@ -266,16 +252,18 @@ impl Card<'_> {
         list.iter().map(name).collect()
     }
 
-    fn read(&self, tensor: &str, file: &str) -> Result<Vec<u8>, Error> {
+    /// Reads a file of so many bytes. The sketch may or may not have padded it to whole pages.
+    fn read(&self, tensor: &str, file: &str, length: usize) -> Result<Vec<u8>, Error> {
         let path = self.dir.join(file);
-        let missing = |source: &Error| Error::Tensor {
-            path: path.clone(),
-            tensor: tensor.into(),
-            problem: match source {
-                Error::Io { source, .. } => format!("cannot be read: {source}"),
-                other => other.to_string(),
-            },
-        };
-        read(&path).map_err(|e| missing(&e))
+        let wrong = |problem: String| Error::Tensor { path: path.clone(), tensor: tensor.into(), problem };
+        let io = |e: std::io::Error| wrong(format!("cannot be read: {e}"));
+        let fits = |n: u64| n == length as u64 || n == length.next_multiple_of(PAGE) as u64;
+        let found = fs::metadata(&path).map_err(io)?.len();
+        // Looked at before the file is read, since it could be anything, and after, since it may have changed.
+        let bytes = if fits(found) { fs::read(&path).map_err(io)? } else { Vec::new() };
+        if !fits(bytes.len() as u64) {
+            return Err(wrong(format!("{found} bytes instead of {length}; copy the card again")));
+        }
+        Ok(bytes)
     }
 }

@@ -225,15 +225,15 @@ fn files_that_are_missing_or_of_the_wrong_length_are_named() {
     Card::refused(remove("dec0_ln2.bin"), &["dec0_ln2.bin", "`dec0_ln2`"]);
     Card::refused(
         |c| c.write("emb_weight_0003.bin", &[0; 511]),
-        &["emb_weight_0003.bin", "`emb_weight`", "a page of 511 bytes"],
+        &["emb_weight_0003.bin", "`emb_weight`", "511 bytes instead of 512"],
     );
-    Card::refused(|c| c.write("dec1_ln1.bin", &[0; 64]), &["dec1_ln1.bin", "64 bytes; 16 gains"]);
+    Card::refused(|c| c.write("dec1_ln1.bin", &[0; 64]), &["dec1_ln1.bin", "64 bytes instead of 128"]);
     Card::refused(
         |c| {
             c.index.insert("dec0_Wo.mask".into(), json!("m.mask"));
             c.write("m.mask", &[0xFF; 3]);
         },
-        &["m.mask", "`dec0_Wo`", "a mask of 3 bytes; 16 x 16 values need 2"],
+        &["m.mask", "`dec0_Wo`", "3 bytes instead of 2"],
     );
     let empty = tempfile::tempdir().unwrap();
     assert!(sketch(empty.path(), 4).unwrap_err().to_string().contains("index.json"));
