@@ -201,8 +201,8 @@ impl ActivationLens {
 
 /// Lengths of the KV cache's buffers: values, then scales, of K and of V alike.
 pub(crate) fn kv_lens(shape: &Shape, context: u32) -> (usize, usize) {
-    let scales = shape.n_layers as usize * shape.n_kv_heads as usize * context as usize;
-    (scales * shape.head_dim as usize, scales)
+    let scales = (shape.n_layers as usize * shape.n_kv_heads as usize).saturating_mul(context as usize);
+    (scales.saturating_mul(shape.head_dim as usize), scales)
 }
 
 /// What goes where in a buffer of a given size.
@@ -301,7 +301,7 @@ impl Plan {
             Arena::bytes::<u32>(TensorTable::entries(shape)),
             Arena::bytes::<u32>(locations),
             Arena::bytes::<u32>(metadata),
-            2 * (Arena::bytes::<i8>(kv_values) + Arena::bytes::<u16>(kv_scales)),
+            Arena::bytes::<i8>(kv_values).saturating_add(Arena::bytes::<u16>(kv_scales)).saturating_mul(2),
             ActivationLens::new(shape, context, batch).bytes(),
             Arena::bytes::<f32>(logits_rows as usize * padded_vocab),
             Arena::bytes::<u16>(context as usize),
@@ -365,6 +365,6 @@ impl Plan {
 
     /// Bytes of all parts.
     pub fn total(&self) -> usize {
-        self.bytes.iter().sum()
+        self.bytes.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes))
     }
 }

@@ -40,9 +40,9 @@ impl<'m> Arena<'m> {
         part.get_mut(..len).ok_or(error)
     }
 
-    /// Bytes that a slice of `len` values takes from an arena.
+    /// Bytes that a slice of `len` values takes from an arena; more than any memory has if it is too long to say.
     pub const fn bytes<T>(len: usize) -> usize {
-        (len * size_of::<T>()).next_multiple_of(8)
+        len.saturating_mul(size_of::<T>()).saturating_add(7) & !7
     }
 
     /// Bytes that are left.

@@ -1,0 +1,185 @@
+//! A card whose files lie on a FAT volume.
+
+use pageformer_card::{Layout, Manifest, PAGE_BYTES, Page, TensorTable};
+use pageformer_fat32::{BlockDevice, DeviceError, Extent, File, SectorCache, Volume};
+use pageformer_vram::{Arena, Card, CardFile, ReadError, read_manifest, read_tensors};
+
+use crate::error::MountError;
+use crate::files;
+
+/// Most pieces of `weights.pages`.
+const WEIGHTS_EXTENTS: usize = 32;
+/// Most pieces of the other files.
+const FILE_EXTENTS: usize = 8;
+
+/// Where a file lies.
+#[derive(Clone, Copy, Debug)]
+struct Place<const N: usize> {
+    bytes: u32,
+    extents: [Extent; N],
+    len: usize,
+}
+
+impl<const N: usize> Place<N> {
+    const NOWHERE: Self = Self { bytes: 0, extents: [Extent { first_sector: 0, sectors: 0 }; N], len: 0 };
+
+    fn find<D: BlockDevice>(
+        name: &'static str,
+        file: File,
+        volume: &Volume,
+        device: &mut D,
+        cache: &mut SectorCache<'_>,
+    ) -> Result<Self, MountError> {
+        let mut place = Self { bytes: file.size, ..Self::NOWHERE };
+        let mut extents = volume.extents(file);
+        while let Some(extent) = extents.next(device, cache)? {
+            *place.extents.get_mut(place.len).ok_or(MountError::Fragmented(name))? = extent;
+            place.len += 1;
+        }
+        Ok(place)
+    }
+
+    /// The sector of page `page`, and how many pages follow it without a gap.
+    fn run(&self, mut page: u32) -> Option<(u32, u32)> {
+        for extent in self.extents.iter().take(self.len) {
+            if page < extent.sectors {
+                return Some((extent.first_sector + page, extent.sectors - page));
+            }
+            page -= extent.sectors;
+        }
+        None
+    }
+}
+
+/// A card on a FAT volume of a block device.
+#[derive(Debug)]
+pub struct FatCard<'m, D> {
+    device: D,
+    index: Place<FILE_EXTENTS>,
+    sums: Place<FILE_EXTENTS>,
+    tokenizer: Place<FILE_EXTENTS>,
+    /// Layout `packed`.
+    weights: Place<WEIGHTS_EXTENTS>,
+    /// Layout `files`: the sector of every page of the weights.
+    page_sectors: Option<&'m [u32]>,
+}
+
+/// A card and what its `index.json` says.
+pub struct Mounted<'m, D> {
+    /// The card.
+    pub card: FatCard<'m, D>,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// Where each tensor starts.
+    pub table: TensorTable<'m>,
+}
+
+/// Mounts a card. The tensor table and, in the layout `files`, the page locations are cut from `arena`; about
+/// 2 KB of stack are used meanwhile.
+///
+/// # Errors
+/// If the volume, the files or `index.json` are not those of a card.
+pub fn mount<'m, D: BlockDevice>(mut device: D, arena: &mut Arena<'m>) -> Result<Mounted<'m, D>, MountError> {
+    let mut buffer = [0; 1024];
+    let mut cache = SectorCache::new(&mut buffer)?;
+    let volume = Volume::open(&mut device, &mut cache)?;
+    let (mut index, mut sums, mut tokenizer, mut packed) = (None, None, None, None);
+    let mut directory = volume.root();
+    while let Some(entry) = directory.next(&mut device, &mut cache)? {
+        let found = [
+            ("index.json", &mut index),
+            ("pages.crc", &mut sums),
+            ("tokenizer.bin", &mut tokenizer),
+            ("weights.pages", &mut packed),
+        ];
+        if let Some((_, slot)) = found.into_iter().find(|(name, _)| entry.is(name)) {
+            *slot = Some(entry.file);
+        }
+    }
+    let mut place = |name, file: Option<File>| {
+        Place::find(name, file.ok_or(MountError::Missing(name))?, &volume, &mut device, &mut cache)
+    };
+    let index = place("index.json", index)?;
+    let sums = place("pages.crc", sums)?;
+    let tokenizer = place("tokenizer.bin", tokenizer)?;
+    let mut card = FatCard { device, index, sums, tokenizer, weights: Place::NOWHERE, page_sectors: None };
+
+    let mut page = [0; PAGE_BYTES];
+    let manifest = read_manifest(&mut card, &mut page)?;
+    // Nothing is cut that the file could not have described: its size bounds what it can ask for.
+    let entries = arena.take(TensorTable::entries(&manifest.shape))?;
+    let table = read_tensors(&mut card, &mut page, &manifest, entries)?;
+    match manifest.layout {
+        Layout::Packed => {
+            let file = packed.ok_or(MountError::Missing("weights.pages"))?;
+            card.weights = Place::find("weights.pages", file, &volume, &mut card.device, &mut cache)?;
+        }
+        Layout::Files => {
+            let sectors = arena.take(table.pages() as usize)?;
+            files::locate(&volume, &mut card.device, &mut cache, &table, sectors)?;
+            card.page_sectors = Some(sectors);
+        }
+    }
+    Ok(Mounted { card, manifest, table })
+}
+
+impl<D> FatCard<'_, D> {
+    /// Gives the device back.
+    pub fn into_device(self) -> D {
+        self.device
+    }
+
+    /// The device.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// The sector of page `page` of `file`, and how many pages follow it without a gap (at least 1).
+    fn run(&self, file: CardFile, page: u32) -> Option<(u32, u32)> {
+        match (file, self.page_sectors) {
+            (CardFile::Index, _) => self.index.run(page),
+            (CardFile::Sums, _) => self.sums.run(page),
+            (CardFile::Tokenizer, _) => self.tokenizer.run(page),
+            (CardFile::Weights, None) => self.weights.run(page),
+            (CardFile::Weights, Some(sectors)) => {
+                let sectors = sectors.get(page as usize..)?;
+                let first = *sectors.first()?;
+                let run = sectors.iter().zip(first..).take_while(|(sector, next)| **sector == *next).count();
+                Some((first, run as u32))
+            }
+        }
+    }
+}
+
+impl<D: BlockDevice> Card for FatCard<'_, D> {
+    fn bytes(&self, file: CardFile) -> u64 {
+        match (file, self.page_sectors) {
+            (CardFile::Index, _) => self.index.bytes.into(),
+            (CardFile::Sums, _) => self.sums.bytes.into(),
+            (CardFile::Tokenizer, _) => self.tokenizer.bytes.into(),
+            (CardFile::Weights, None) => self.weights.bytes.into(),
+            (CardFile::Weights, Some(sectors)) => sectors.len() as u64 * PAGE_BYTES as u64,
+        }
+    }
+
+    fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
+        let (mut page, mut rest) = (first, pages);
+        while !rest.is_empty() {
+            let (sector, run) = self.run(file, page).ok_or(ReadError::Truncated)?;
+            let (now, later) = rest.split_at_mut((run as usize).min(rest.len()));
+            self.device.read(sector, now.as_flattened_mut()).map_err(device_error)?;
+            page += now.len() as u32;
+            rest = later;
+        }
+        Ok(())
+    }
+}
+
+/// What a device's error means to a reader of pages.
+pub(crate) fn device_error(error: DeviceError) -> ReadError {
+    match error {
+        DeviceError::Removed => ReadError::NoCard,
+        DeviceError::OutOfRange => ReadError::Truncated,
+        _ => ReadError::Device,
+    }
+}

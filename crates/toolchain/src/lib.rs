@@ -1,0 +1,14 @@
+//! From a model folder to a card.
+//!
+//! ```text
+//! Model (f32) ── prune ──► zeros in 4×4 blocks ── quantize ──► int8 tiles ── export ──► pages, files
+//! ```
+#![forbid(unsafe_code)]
+
+mod export;
+mod prune;
+mod quantize;
+
+pub use export::{CardFiles, ExportError, NamedFile, export, write_card};
+pub use prune::{Density, PruneError, prune_by_magnitude};
+pub use quantize::quantize;
