@@ -155,6 +155,19 @@ impl<'m, C: Card> Session<'m, C> {
         self.tokenizer.encode(vram, text, scratch, out)
     }
 
+    /// The bytes of `token`, in parts.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn decode(&mut self, token: u16, out: &mut dyn FnMut(&[u8])) -> Result<(), Error> {
+        self.tokenizer.decode(self.engine.vram_mut(), token, out)
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
     /// Appends `prompt` to the conversation and replies. `said` receives the text in pieces, which need not be
     /// whole characters, and answers whether it wants more. Text from `stop` on is not said; an empty `stop`
     /// never comes.

@@ -53,7 +53,10 @@ impl fmt::Display for MountError {
             ),
             Self::MissingPage(file) => write!(f, "no `{file}` on the card; copy all files of the card again"),
             Self::PageSize { file, expected, found } => {
-                write!(f, "`{file}` has {found} bytes instead of {expected}; copy all files of the card again")
+                write!(
+                    f,
+                    "`{file}` has {found} bytes instead of {expected}; copy all files of the card again"
+                )
             }
             Self::Masks(file) => write!(
                 f,

@@ -5,7 +5,9 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use pageformer_card::tensor::group_cells;
-use pageformer_card::{CELLS_PER_PAGE, Layout, Manifest, PAGE_BYTES, Page, PageFile, TensorKind, TensorTable};
+use pageformer_card::{
+    CELLS_PER_PAGE, Layout, Manifest, PAGE_BYTES, Page, PageFile, TensorKind, TensorTable,
+};
 use pageformer_vram::{Card, CardFile, ReadError};
 
 use crate::host::OpenError;
@@ -43,7 +45,11 @@ impl FolderCard {
     }
 
     /// Finds the pages of the weights.
-    pub(crate) fn find_weights(&mut self, manifest: &Manifest, table: &TensorTable<'_>) -> Result<(), OpenError> {
+    pub(crate) fn find_weights(
+        &mut self,
+        manifest: &Manifest,
+        table: &TensorTable<'_>,
+    ) -> Result<(), OpenError> {
         self.weights = match manifest.layout {
             Layout::Packed => {
                 let path = self.dir.join("weights.pages");
@@ -55,13 +61,21 @@ impl FolderCard {
                 let (file, bytes) = open().map_err(|source| OpenError::Io { path: path.clone(), source })?;
                 Weights::Packed(file, bytes)
             }
-            Layout::Files => Weights::Files(self.page_files(table)?),
+            Layout::Files => Weights::Files(self.order_pages(table)?),
         };
         Ok(())
     }
 
+    /// The file that each page of the weights lies in, in tape order; `None` in the layout `packed`.
+    pub fn page_files(&self) -> Option<impl Iterator<Item = &PageFile>> {
+        match &self.weights {
+            Weights::Packed(..) => None,
+            Weights::Files(pages) => Some(pages.iter().map(|(file, _)| file)),
+        }
+    }
+
     /// The file of each page, in tape order: masks tell where cells belong.
-    fn page_files(&self, table: &TensorTable<'_>) -> Result<Vec<(PageFile, u32)>, OpenError> {
+    fn order_pages(&self, table: &TensorTable<'_>) -> Result<Vec<(PageFile, u32)>, OpenError> {
         let mut all = Vec::new();
         for tensor in table.shape().iter_tensors() {
             let pages = table.pages_of(tensor).len() as u32;
@@ -81,7 +95,8 @@ impl FolderCard {
                     for group in 0..dims.groups() {
                         let mut mask_page = [[0; PAGE_BYTES]];
                         self.read_file(masks, group, &mut mask_page).map_err(|_| OpenError::Masks(masks))?;
-                        let kept = group_cells(&dims, group, &mask_page[0]).map_err(|_| OpenError::Masks(masks))?;
+                        let kept =
+                            group_cells(&dims, group, &mask_page[0]).map_err(|_| OpenError::Masks(masks))?;
                         all.push((masks, group));
                         for _ in 0..kept.div_ceil(CELLS_PER_PAGE as u32) {
                             let cell = cells.next().ok_or(OpenError::Masks(masks))?;

@@ -55,7 +55,9 @@ pub enum OpenError {
         found: u64,
     },
     /// The masks of a matrix do not fit its pages.
-    #[error("{0}: its masks ask for other pages than index.json says; the files are of different exports: export the card again")]
+    #[error(
+        "{0}: its masks ask for other pages than index.json says; the files are of different exports: export the card again"
+    )]
     Masks(PageFile),
     /// The tables do not fit the memory.
     #[error("the tables of tensors and pages need {needed} bytes of RAM, {left} are left; give more with --ram", needed = .0.needed, left = .0.left)]
@@ -122,6 +124,16 @@ fn open_folder<'m>(dir: &Path, arena: &mut Arena<'m>) -> Result<Opened<'m>, Open
     }
     card.find_weights(&manifest, &table)?;
     Ok(Opened { card: HostCard::Folder(card), manifest, table })
+}
+
+impl HostCard<'_> {
+    /// The file that each page of the weights lies in, in tape order, if this is a folder in the layout `files`.
+    pub fn page_files(&self) -> Option<impl Iterator<Item = &PageFile>> {
+        match self {
+            HostCard::Folder(card) => card.page_files(),
+            HostCard::Image(_) => None,
+        }
+    }
 }
 
 impl Card for HostCard<'_> {

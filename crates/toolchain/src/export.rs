@@ -245,7 +245,11 @@ fn tokenizer_pages(model: &Model, tokenizer: &Tokenizer) -> Result<Vec<Page>, Ex
 ///
 /// # Errors
 /// If `dir` is something else than a card, or a file cannot be written.
-pub fn write_card(card: &CardFiles, dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<(), ExportError> {
+pub fn write_card(
+    card: &CardFiles,
+    dir: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), ExportError> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| ExportError::Io { path, source }

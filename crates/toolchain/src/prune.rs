@@ -18,7 +18,9 @@ pub struct Density {
 #[non_exhaustive]
 pub enum PruneError {
     /// Not between 0 and 1.
-    #[error("a density of {0} is not possible: it is the share of the weights that is kept, above 0 and at most 1")]
+    #[error(
+        "a density of {0} is not possible: it is the share of the weights that is kept, above 0 and at most 1"
+    )]
     Density(f64),
     /// The embedding alone is more.
     #[error(
@@ -68,7 +70,9 @@ pub fn prune_by_magnitude(model: &mut Model, density: f64, block: (u32, u32)) ->
 /// Every matrix that may be pruned.
 fn matrices(model: &mut Model) -> impl Iterator<Item = &mut Matrix> {
     let layers = model.layers.iter_mut().flat_map(|l| {
-        [&mut l.wq, &mut l.wk, &mut l.wv, &mut l.wo, &mut l.w1, &mut l.w2].into_iter().chain(l.w_gate.as_mut())
+        [&mut l.wq, &mut l.wk, &mut l.wv, &mut l.wo, &mut l.w1, &mut l.w2]
+            .into_iter()
+            .chain(l.w_gate.as_mut())
     });
     layers.chain(model.head.as_mut())
 }

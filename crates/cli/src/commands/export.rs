@@ -1,0 +1,81 @@
+//! `pageformer export`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use pageformer_card::{Layout, PAGE_BYTES};
+use pageformer_model::Model;
+use pageformer_toolchain::{export, prune_by_magnitude, write_card};
+
+use crate::ui::{Progress, bytes, parse_block};
+
+/// Quantizes a model folder to int8 and writes it as a card: a folder with the files to copy to the root of
+/// an SD card.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    pageformer export model/ -o card/\n  \
+    pageformer export model/ -o card/ --layout files           # a file a page, to look at and to diff\n  \
+    pageformer export model/ -o card/ --density 0.5 --block 8x8\n\n\
+    Pruning here is one-shot, by magnitude: it costs much quality. Cells that are zero already, because the\n\
+    model was pruned before, are left out at any density.")]
+pub struct Export {
+    /// The model folder: config.json, model.safetensors, tokenizer.json
+    model: PathBuf,
+    /// The card to write; a card that is there is replaced
+    #[arg(short, long)]
+    output: PathBuf,
+    /// packed: one file, fast. files: one file a page
+    #[arg(long, value_enum, default_value = "packed")]
+    layout: LayoutArg,
+    /// Share of all weights (the embedding, which is never pruned, included) that is kept
+    #[arg(long, default_value_t = 1.0)]
+    density: f64,
+    /// Blocks that are pruned together: outputs x inputs, multiples of 4
+    #[arg(long, value_name = "RxC", default_value = "4x4", value_parser = parse_block)]
+    block: (u32, u32),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LayoutArg {
+    Packed,
+    Files,
+}
+
+impl Export {
+    pub fn run(self) -> Result<()> {
+        let (mut model, tokenizer) = Model::load(&self.model)?;
+        if self.density != 1.0 {
+            let density = prune_by_magnitude(&mut model, self.density, self.block)?;
+            println!(
+                "pruned: {:.1} % of all cells kept, {:.1} % of those that may be pruned",
+                100.0 * density.cells,
+                100.0 * density.prunable
+            );
+        }
+        let layout = match self.layout {
+            LayoutArg::Packed => Layout::Packed,
+            LayoutArg::Files => Layout::Files,
+        };
+        let name = self.model.canonicalize().ok();
+        let name =
+            name.as_deref().and_then(|path| path.file_name()).map_or("model".into(), |n| n.to_string_lossy());
+        let name: String = name.chars().take(48).filter(|c| c.is_ascii()).collect();
+        let card = export(&model, &tokenizer, layout, self.block, &name, "pageformer export")?;
+        let mut progress = Progress::new("writing");
+        write_card(&card, &self.output, &mut |done, all| progress.set(done, all))?;
+        drop(progress);
+        let (tape, all) =
+            (u64::from(card.manifest.tape_pages), card.files.iter().map(|f| f.bytes.len() as u64).sum());
+        println!(
+            "{}: {} files, {}; the tape has {tape} pages ({}), density {:.3}",
+            self.output.display(),
+            card.files.len(),
+            bytes(all),
+            bytes(tape * PAGE_BYTES as u64),
+            card.manifest.density
+        );
+        println!("next: pageformer run {} --prompt 'Once upon a time'", self.output.display());
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! `pageformer import`.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Subcommand;
+use pageformer_model::{Model, Tokenizer};
+
+/// Where the model comes from.
+#[derive(Subcommand)]
+pub enum Import {
+    /// A llama2.c checkpoint: version 0 (f32) or version 2 (Q8_0)
+    #[command(
+        after_help = "Example:\n  pageformer import llama2c stories260K.bin --tokenizer tok512.bin -o model/"
+    )]
+    Llama2c {
+        /// The checkpoint
+        checkpoint: PathBuf,
+        /// Its tokenizer, in llama2.c's format
+        #[arg(long)]
+        tokenizer: PathBuf,
+        /// The model folder to write
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// A card of the original Arduino sketch: index.json and its page, mask and norm files
+    #[command(after_help = "Example:\n  pageformer import sketch /media/sdcard --heads 4 -o model/")]
+    Sketch {
+        /// The card's folder
+        dir: PathBuf,
+        /// Number of query heads, which such a card does not say
+        #[arg(long, default_value_t = 4)]
+        heads: u32,
+        /// The model folder to write
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+}
+
+impl Import {
+    pub fn run(self) -> Result<()> {
+        let (model, tokenizer, output) = match self {
+            Import::Llama2c { checkpoint, tokenizer, output } => {
+                let (model, tokenizer) = pageformer_import::llama2c(&checkpoint, &tokenizer)?;
+                (model, tokenizer, output)
+            }
+            Import::Sketch { dir, heads, output } => {
+                if heads == 0 {
+                    bail!("--heads 0 is not possible; the original sketch had 4");
+                }
+                let (model, tokenizer) = pageformer_import::sketch(&dir, heads)?;
+                (model, tokenizer, output)
+            }
+        };
+        save(&model, &tokenizer, &output)
+    }
+}
+
+fn save(model: &Model, tokenizer: &Tokenizer, output: &std::path::Path) -> Result<()> {
+    model.save(tokenizer, output)?;
+    let shape = &model.shape;
+    println!(
+        "{}: {} parameters, {} layers, d_model {}, d_ff {}, {} heads ({} KV), vocabulary {}, {} positions",
+        output.display(),
+        shape.parameters(),
+        shape.n_layers,
+        shape.d_model,
+        shape.d_ff,
+        shape.n_heads,
+        shape.n_kv_heads,
+        shape.vocab,
+        shape.max_seq
+    );
+    println!("next: pageformer export {} -o card/", output.display());
+    Ok(())
+}

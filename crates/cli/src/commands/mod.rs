@@ -1,0 +1,54 @@
+//! The subcommands.
+
+mod chat;
+mod eval;
+mod export;
+mod image;
+mod import;
+mod inspect;
+mod run;
+mod verify;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make a model folder from another project's files
+    #[command(subcommand)]
+    Import(import::Import),
+    /// Quantize a model folder and write it as a card
+    Export(export::Export),
+    /// Write a card as an SD card image
+    Image(image::Image),
+    /// Show what is on a card
+    Inspect(inspect::Inspect),
+    /// Check every checksum, shape and offset of a card
+    Verify(verify::Verify),
+    /// Continue a text
+    Run(run::Run),
+    /// Talk to a model
+    Chat(chat::Chat),
+    /// Measure how well a model predicts a text
+    Eval(eval::Eval),
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(self) -> Result<ExitCode> {
+        match self {
+            Command::Import(command) => command.run(),
+            Command::Export(command) => command.run(),
+            Command::Image(command) => command.run(),
+            Command::Inspect(command) => command.run(),
+            Command::Verify(command) => return command.run(),
+            Command::Run(command) => command.run(),
+            Command::Chat(command) => command.run(),
+            Command::Eval(command) => command.run(),
+        }?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

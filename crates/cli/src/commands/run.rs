@@ -1,0 +1,103 @@
+//! `pageformer run`.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+
+use crate::session::{Account, Generate, buffer, explain, memory_table, start};
+
+/// Continues a text with the model of a card, in as much RAM as a board has.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    pageformer run card/ --prompt 'Once upon a time' --ram 96K --context 128\n  \
+    pageformer run card.img --prompt 'Lily' --temperature 0.8 --top-p 0.9 --seed 7\n  \
+    pageformer run card/ --prompt '' --json\n\n\
+    The text goes to the standard output, what it took to the error output.\n\
+    The text is the same for every --ram, --batch, --kernel, layout, folder or image, and on every board.")]
+pub struct Run {
+    /// The card: a folder or an image
+    card: PathBuf,
+    /// The text to continue; empty begins a new one
+    #[arg(long, default_value = "")]
+    prompt: String,
+    #[command(flatten)]
+    generate: Generate,
+    /// Print one JSON object instead
+    #[arg(long)]
+    json: bool,
+}
+
+impl Run {
+    pub fn run(self) -> Result<()> {
+        self.generate.check()?;
+        let mut memory = buffer(self.generate.ram);
+        let mut session = start(&self.card, &mut memory, &self.generate.request(), &self.generate.tuning)?;
+        session.sampler = self.generate.sampler();
+        let stop = session.manifest().chat.map(|chat| chat.stop).unwrap_or_default();
+        let mut account = Account::begin(&mut session);
+        let mut text = Vec::new();
+        let mut out = io::stdout().lock();
+        let reply = session
+            .reply(&self.prompt, stop.as_str(), self.generate.max_tokens, &mut |bytes| {
+                account.heard();
+                text.extend_from_slice(bytes);
+                // A closed pipe ends the reply.
+                self.json || out.write_all(bytes).and_then(|()| out.flush()).is_ok()
+            })
+            .map_err(explain);
+        if !self.json {
+            let _ = writeln!(out);
+        }
+        let reply = reply?;
+        let costs = account.end(&session, &reply);
+        let plan = session.engine().plan();
+        if !self.json {
+            eprintln!("\n{}", costs.line());
+            eprintln!(
+                "{} prompt tokens, {} passes over {} tape pages, {} pinned, {} read in {} reads",
+                costs.prompt_tokens,
+                costs.passes,
+                costs.tape.0,
+                costs.tape.1,
+                costs.pages_read,
+                costs.stats.commands
+            );
+            eprint!("\n{}", memory_table(plan));
+            return Ok(());
+        }
+        let ram: serde_json::Map<_, _> =
+            plan.parts().map(|(part, size)| (part.to_string().replace(' ', "_"), json!(size))).collect();
+        let object = json!({
+            "text": String::from_utf8_lossy(&text),
+            "prompt": self.prompt,
+            "prompt_tokens": costs.prompt_tokens,
+            "tokens": costs.tokens,
+            "stop": format!("{:?}", reply.stop).to_lowercase(),
+            "passes": costs.passes,
+            "tokens_per_s": costs.tokens_per_s(),
+            "seconds_to_first_token": costs.seconds.0,
+            "tape_pages": costs.tape.0,
+            "pinned_pages": costs.tape.1,
+            "pages_read": costs.pages_read,
+            "pages_per_token": costs.pages_per_token(),
+            "hit_rate": costs.hit_rate(),
+            "embedding_pages_read": costs.stats.embedding,
+            "checksum_pages_read": costs.stats.sums,
+            "tokenizer_pages_read": costs.stats.tokenizer,
+            "read_commands": costs.stats.commands,
+            "retries": costs.stats.retries,
+            "context": plan.context,
+            "batch": plan.batch,
+            "kernel": session.engine().kernel().name,
+            "ram_bytes": ram,
+            "ram_total": plan.total(),
+            "ram_given": self.generate.ram,
+            "logits_digest": format!("{:016x}", session.digest().0),
+        });
+        writeln!(out, "{object:#}")?;
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! `pageformer verify`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use pageformer_card::page::{checksum, f32_at, u32_at};
+use pageformer_card::sums::SumLayout;
+use pageformer_card::tensor::group_cells;
+use pageformer_card::tokenizer::TokenizerHeader;
+use pageformer_card::{CELLS_PER_PAGE, PAGE_BYTES, Page, Tensor, TensorKind, TileRecord};
+use pageformer_sim::{HostCard, Opened, open};
+use pageformer_vram::{Arena, Card, CardFile};
+use serde_json::json;
+
+use crate::session::buffer;
+use crate::ui::Progress;
+
+/// Checks every checksum, shape and offset of a card, and says which pages of which tensors are bad. The exit
+/// code is 1 if any is.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  pageformer verify card/\n  pageformer verify /dev/sdX      # a whole card, read only"
+)]
+pub struct Verify {
+    /// The card: a folder or an image
+    card: PathBuf,
+    /// Print one JSON object instead
+    #[arg(long)]
+    json: bool,
+}
+
+/// A finding.
+struct Problem {
+    place: String,
+    what: String,
+}
+
+impl Verify {
+    pub fn run(self) -> Result<ExitCode> {
+        let mut memory = buffer(64 << 20);
+        let mut opened = open(&self.card, &mut Arena::new(&mut memory))?;
+        let mut check = Check { problems: Vec::new(), checked: 0 };
+        check.card(&mut opened);
+        if self.json {
+            let problems: Vec<_> =
+                check.problems.iter().map(|p| json!({ "place": p.place, "problem": p.what })).collect();
+            println!(
+                "{:#}",
+                json!({ "ok": problems.is_empty(), "pages": check.checked, "problems": problems })
+            );
+        } else {
+            for problem in &check.problems {
+                println!("{}: {}", problem.place, problem.what);
+            }
+            match check.problems.len() {
+                0 => println!(
+                    "{}: good; {} pages checked, every checksum, shape and offset is right",
+                    self.card.display(),
+                    check.checked
+                ),
+                n => println!(
+                    "{}: {n} problems; export the card again, or copy its files again",
+                    self.card.display()
+                ),
+            }
+        }
+        Ok(if check.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+struct Check {
+    problems: Vec<Problem>,
+    checked: u64,
+}
+
+impl Check {
+    fn problem(&mut self, place: impl ToString, what: impl ToString) {
+        self.problems.push(Problem { place: place.to_string(), what: what.to_string() });
+    }
+
+    fn card(&mut self, opened: &mut Opened<'_>) {
+        let Opened { card, manifest, table } = opened;
+        let sums = SumLayout { weights_pages: table.pages(), tokenizer_pages: manifest.tokenizer_pages };
+        for (file, pages) in [
+            (CardFile::Weights, sums.weights_pages),
+            (CardFile::Sums, sums.pages()),
+            (CardFile::Tokenizer, sums.tokenizer_pages),
+        ] {
+            let (expected, found) = (u64::from(pages) * PAGE_BYTES as u64, card.bytes(file));
+            if expected != found {
+                self.problem(file, format!("{found} bytes where index.json asks for {expected}"));
+            }
+        }
+        let Some(known) = self.read_all(card, CardFile::Sums, sums.pages()) else { return };
+        let sum = |number: u32| {
+            let (page, at) = SumLayout::place(number);
+            known.get(page as usize).map(|page| u32_at(page, at))
+        };
+
+        let index_pages = card.bytes(CardFile::Index).div_ceil(PAGE_BYTES as u64) as u32;
+        if let Some(index) = self.read_all(card, CardFile::Index, index_pages) {
+            let bytes = &index.as_flattened()[..card.bytes(CardFile::Index) as usize];
+            if sum(sums.of_index()) != Some(checksum(bytes)) {
+                self.problem("index.json", "the checksum is wrong: changed after the export");
+            }
+        }
+        if let Some(pages) = self.read_all(card, CardFile::Tokenizer, sums.tokenizer_pages) {
+            for (number, page) in (0..).zip(&pages) {
+                if sum(sums.of_tokenizer(number)) != Some(checksum(page)) {
+                    self.problem(format!("tokenizer.bin, page {number}"), "the checksum is wrong");
+                }
+            }
+            let header =
+                pages.first().map(|p| TokenizerHeader::read(p, sums.tokenizer_pages, manifest.shape.vocab));
+            if let Some(Err(error)) = header {
+                self.problem("tokenizer.bin", error);
+            }
+        }
+        let Some(weights) = self.read_all(card, CardFile::Weights, sums.weights_pages) else { return };
+        for (number, page) in (0..).zip(&weights) {
+            if sum(sums.of_weights(number)) != Some(checksum(page)) {
+                let place =
+                    table.locate(number).map_or(format!("weights, page {number}"), |(tensor, page)| {
+                        format!("{tensor}, page {page} (page {number} of the weights)")
+                    });
+                self.problem(place, "the checksum is wrong");
+            }
+        }
+        for tensor in table.shape().iter_tensors() {
+            let range = table.pages_of(tensor);
+            if let Some(pages) = weights.get(range.start as usize..range.end as usize) {
+                self.tensor(tensor, table.shape().kind(tensor), pages);
+            }
+        }
+    }
+
+    /// Reads a whole file; a page that cannot be read is a problem, and then there is no file.
+    fn read_all(&mut self, card: &mut HostCard<'_>, file: CardFile, pages: u32) -> Option<Vec<Page>> {
+        const RUN: usize = 64;
+        let mut progress = Progress::new("reading");
+        let mut all = vec![[0; PAGE_BYTES]; pages as usize];
+        for (number, run) in all.chunks_mut(RUN).enumerate() {
+            let first = (number * RUN) as u32;
+            if let Err(error) = card.read(file, first, run) {
+                self.problem(format!("{file}, pages {first} to {}", first as usize + run.len() - 1), error);
+                return None;
+            }
+            self.checked += run.len() as u64;
+            progress.set(u64::from(first), u64::from(pages));
+        }
+        Some(all)
+    }
+
+    /// Whether the pages of a tensor have its shape and finite numbers.
+    fn tensor(&mut self, tensor: Tensor, kind: TensorKind, pages: &[Page]) {
+        match kind {
+            TensorKind::Vector { len } => {
+                let value = |i: usize| f32_at(&pages[i / 128], i % 128);
+                if let Some(bad) = (0..len as usize).find(|i| !value(*i).is_finite()) {
+                    self.problem(tensor, format!("value {bad} is not a finite number"));
+                }
+            }
+            TensorKind::Matrix { dims, prunable } => {
+                let mut page = 0;
+                for group in 0..dims.groups() {
+                    let Some(mask_page) = pages.get(page) else {
+                        return self.problem(tensor, "ends before its last mask page");
+                    };
+                    match group_cells(&dims, group, mask_page) {
+                        Err(record) => {
+                            let what = format!("record {record} keeps cells beyond the matrix's width");
+                            return self.problem(format!("{tensor}, page {page}"), what);
+                        }
+                        Ok(cells)
+                            if !prunable
+                                && cells.div_ceil(CELLS_PER_PAGE as u32) != dims.dense_cell_pages(group) =>
+                        {
+                            return self.problem(
+                                format!("{tensor}, page {page}"),
+                                "cells are missing, but it is never pruned",
+                            );
+                        }
+                        Ok(cells) => {
+                            for record in 0..dims.tiles_in_group(group) as usize {
+                                let scales = TileRecord::read(mask_page, record).scales_f32();
+                                if !scales.iter().all(|s| s.is_finite() && *s >= 0.0) {
+                                    let what =
+                                        format!("record {record} has a scale that is negative or not finite");
+                                    self.problem(format!("{tensor}, page {page}"), what);
+                                }
+                            }
+                            page += 1 + cells.div_ceil(CELLS_PER_PAGE as u32) as usize;
+                        }
+                    }
+                }
+                if page != pages.len() {
+                    let what = format!("its masks ask for {page} pages, index.json for {}", pages.len());
+                    self.problem(tensor, what);
+                }
+            }
+        }
+    }
+}

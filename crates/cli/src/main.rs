@@ -1,0 +1,40 @@
+//! The command line: one file a subcommand. Arguments are lowered into what the libraries take; only this
+//! crate prints.
+#![forbid(unsafe_code)]
+
+mod commands;
+mod session;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use commands::Command;
+
+/// Small Transformer language models for microcontrollers, with int8 weights that live on an SD card as
+/// 512-byte pages. The same engine, to the bit, runs here and on the board.
+#[derive(Parser)]
+#[command(
+    version,
+    propagate_version = true,
+    after_help = "A first walk, from a checkpoint to a chat:\n  \
+        pageformer import llama2c stories260K.bin --tokenizer tok512.bin -o model/\n  \
+        pageformer export model/ -o card/\n  \
+        pageformer run card/ --prompt 'Once upon a time' --ram 96K --context 128\n\n\
+        `pageformer COMMAND --help` has examples of each."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command.run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! From a card and some RAM to a session: what `run`, `chat` and `eval` share.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use pageformer_engine::{Engine, Error, Needs, Plan, PlanError, Request, Sampler, Session, kernels};
+use pageformer_sim::{HostCard, Opened, open};
+use pageformer_vram::Arena;
+
+use crate::ui::{Table, bytes, parse_bytes};
+
+/// A session over a card of this PC.
+pub type HostSession<'m> = Session<'m, HostCard<'m>>;
+
+/// Options of everything that generates text.
+#[derive(Args, Clone)]
+pub struct Generate {
+    /// RAM for everything, as on a board: 65536, 96K, 2M
+    #[arg(long, value_name = "BYTES", default_value = "256K", value_parser = parse_bytes)]
+    pub ram: usize,
+    /// Positions: prompt and reply together [default: the model's own]
+    #[arg(long, value_name = "POSITIONS")]
+    pub context: Option<u32>,
+    /// Tokens of a reply at most
+    #[arg(long, value_name = "TOKENS", default_value_t = 80)]
+    pub max_tokens: u32,
+    /// 0 always takes the most likely token; 1 samples as the model predicts
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Sample among the K most likely tokens only; 0 is all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub top_k: u32,
+    /// Sample among the most likely tokens that together have probability P only
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Seed of the random numbers: the same seed gives the same text
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub tuning: Tuning,
+}
+
+/// Options that change how fast the text comes, never which.
+#[derive(Args, Clone)]
+pub struct Tuning {
+    /// Positions of one pass over the tape when a prompt is read, 1 to 32 [default: as the RAM allows]
+    #[arg(long, value_name = "POSITIONS")]
+    pub batch: Option<u32>,
+    /// Kernel: auto, portable, or one that this processor has, such as avx2
+    #[arg(long, default_value = "auto")]
+    pub kernel: String,
+}
+
+impl Tuning {
+    fn kernel(&self) -> Result<kernels::Kernel> {
+        if self.kernel == "auto" {
+            return Ok(kernels::best());
+        }
+        let names: Vec<&str> = kernels::available().map(|k| k.name).collect();
+        match kernels::available().find(|k| k.name == self.kernel) {
+            Some(kernel) => Ok(kernel),
+            None => {
+                bail!("no kernel `{}` on this processor; there are auto, {}", self.kernel, names.join(", "))
+            }
+        }
+    }
+}
+
+impl Generate {
+    /// Checks what clap cannot.
+    pub fn check(&self) -> Result<()> {
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            bail!("--temperature {} is not possible: 0 or more, such as 0.8", self.temperature);
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            bail!("--top-p {} is not possible: above 0, at most 1", self.top_p);
+        }
+        if self.max_tokens == 0 {
+            bail!("--max-tokens 0 is no reply; give 1 or more");
+        }
+        Ok(())
+    }
+
+    /// The sampler.
+    pub fn sampler(&self) -> Sampler {
+        Sampler::new(self.temperature, self.top_k, self.top_p, self.seed)
+    }
+
+    /// What is asked of the memory plan.
+    pub fn request(&self) -> Request {
+        Request { context: self.context, batch: self.tuning.batch, ..Request::default() }
+    }
+}
+
+/// A buffer of `bytes` bytes, rounded down to whole words.
+pub fn buffer(bytes: usize) -> Vec<u64> {
+    vec![0; bytes / 8]
+}
+
+/// Opens the card at `path` in `memory`.
+pub fn start<'m>(
+    path: &Path,
+    memory: &'m mut [u64],
+    request: &Request,
+    tuning: &Tuning,
+) -> Result<HostSession<'m>> {
+    let ram = memory.len() * 8;
+    let mut arena = Arena::new(memory);
+    let Opened { card, manifest, table } = open(path, &mut arena)?;
+    let plan = Plan::new(&Needs::new(&manifest, &table), ram, request).map_err(advise)?;
+    let in_card = || path.display().to_string();
+    let engine =
+        Engine::start(card, &manifest, table, &plan, &mut arena, tuning.kernel()?).with_context(in_card)?;
+    Session::start(engine, &manifest, &mut arena).with_context(in_card)
+}
+
+/// What the user can do about a plan that is not possible.
+fn advise(error: PlanError) -> anyhow::Error {
+    let advice = match error {
+        PlanError::TooSmall { fitting_context: 0, needed, .. } => {
+            format!("; give --ram {}K or more", needed.div_ceil(1024))
+        }
+        PlanError::TooSmall { needed, fitting_context, .. } => {
+            format!("; give --context {fitting_context}, or --ram {}K", needed.div_ceil(1024))
+        }
+        PlanError::Context { .. } => "; change --context".into(),
+        _ => String::new(),
+    };
+    anyhow::anyhow!("{error}{advice}")
+}
+
+/// RAM by part, as a table.
+pub fn memory_table(plan: &Plan) -> Table {
+    let mut table = Table::new(["RAM", "bytes"]);
+    for (part, size) in plan.parts().filter(|(_, size)| *size > 0) {
+        table.row([part.to_string(), size.to_string()]);
+    }
+    table.row(["total".to_string(), format!("{} ({})", plan.total(), bytes(plan.total() as u64))]);
+    table
+}
+
+/// What a reply took, measured between two moments.
+pub struct Account {
+    passes: u64,
+    stats: pageformer_vram::Stats,
+    started: std::time::Instant,
+    first_token: Option<std::time::Instant>,
+}
+
+/// What a reply took.
+pub struct Costs {
+    /// Tokens of the reply.
+    pub tokens: u32,
+    /// Tokens that were read before it.
+    pub prompt_tokens: u32,
+    /// Passes over the tape.
+    pub passes: u64,
+    /// Tape pages streamed, all passes.
+    pub pages_read: u64,
+    /// Everything else that was read.
+    pub stats: pageformer_vram::Stats,
+    /// Seconds until the first token, and from there to the last.
+    pub seconds: (f64, f64),
+    /// Pages of the tape, and those that stay in RAM.
+    pub tape: (u32, u32),
+}
+
+impl Account {
+    /// Begins counting.
+    pub fn begin(session: &mut HostSession<'_>) -> Self {
+        let engine = session.engine();
+        let (passes, stats) = (engine.passes(), *engine.vram().stats());
+        Self { passes, stats, started: std::time::Instant::now(), first_token: None }
+    }
+
+    /// Text came.
+    pub fn heard(&mut self) {
+        self.first_token.get_or_insert_with(std::time::Instant::now);
+    }
+
+    /// Ends counting.
+    pub fn end(self, session: &HostSession<'_>, reply: &pageformer_engine::Reply) -> Costs {
+        let engine = session.engine();
+        let (now, before) = (engine.vram().stats(), &self.stats);
+        let stats = pageformer_vram::Stats {
+            streamed: now.streamed - before.streamed,
+            hits: now.hits - before.hits,
+            loaded: now.loaded,
+            embedding: now.embedding - before.embedding,
+            tokenizer: now.tokenizer - before.tokenizer,
+            sums: now.sums - before.sums,
+            commands: now.commands - before.commands,
+            retries: now.retries - before.retries,
+        };
+        let first = self.first_token.unwrap_or_else(std::time::Instant::now);
+        let pinning = engine.vram().pinning();
+        Costs {
+            tokens: reply.tokens,
+            prompt_tokens: reply.prompt_tokens,
+            passes: engine.passes() - self.passes,
+            pages_read: stats.streamed,
+            stats,
+            seconds: ((first - self.started).as_secs_f64(), first.elapsed().as_secs_f64()),
+            tape: (pinning.tape, pinning.pinned),
+        }
+    }
+}
+
+impl Costs {
+    /// Tokens a second while the reply came; over the whole time if it was a single token.
+    pub fn tokens_per_s(&self) -> f64 {
+        match self.tokens {
+            0 => 0.0,
+            1 => 1.0 / (self.seconds.0 + self.seconds.1).max(1e-9),
+            n => f64::from(n - 1) / self.seconds.1.max(1e-9),
+        }
+    }
+
+    /// Pages read for each token of the reply.
+    pub fn pages_per_token(&self) -> f64 {
+        self.pages_read as f64 / f64::from(self.tokens.max(1))
+    }
+
+    /// Share of the tape that is in RAM.
+    pub fn hit_rate(&self) -> f64 {
+        f64::from(self.tape.1) / f64::from(self.tape.0)
+    }
+
+    /// One line for people.
+    pub fn line(&self) -> String {
+        format!(
+            "{} tokens, {:.0} tokens/s on this PC, {:.1} pages read per token, hit rate {:.1} %",
+            self.tokens,
+            self.tokens_per_s(),
+            self.pages_per_token(),
+            100.0 * self.hit_rate()
+        )
+    }
+}
+
+/// The engine's error in the terms of the command line.
+pub fn explain(error: Error) -> anyhow::Error {
+    match error {
+        Error::ContextFull { context, used } => anyhow::anyhow!(
+            "the prompt does not fit: a context of {context} positions, {used} in use; shorten it, or give --context (the \
+             model's own is the most) and --ram for it"
+        ),
+        error => error.into(),
+    }
+}
