@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod measure;
 mod session;
 mod ui;
 
@@ -33,8 +34,32 @@ fn main() -> ExitCode {
     match Cli::parse().command.run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", whole(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error and its causes. Many name their cause themselves; nothing is said twice.
+fn whole(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    #[test]
+    fn causes_are_said_once() {
+        let error = anyhow!("no such file").context("card/: no such file; export it").context("verify");
+        assert_eq!(super::whole(&error), "verify: card/: no such file; export it");
+        let error = Err::<(), _>(anyhow!("no such file")).context("card/").unwrap_err();
+        assert_eq!(super::whole(&error), "card/: no such file");
     }
 }

@@ -1,7 +1,7 @@
 //! `pageformer eval`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -9,6 +9,7 @@ use pageformer_engine::Request;
 use pageformer_model::{Model, Reference, Sample, Score, Scorer, documents, evaluate, log_softmax};
 use serde_json::json;
 
+use super::eval_chat::eval_chat;
 use crate::session::{HostSession, Tuning, buffer, explain, start};
 use crate::ui::{Progress, Table, parse_bytes};
 
@@ -17,15 +18,25 @@ use crate::ui::{Progress, Table, parse_bytes};
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     pageformer eval card/ --text stories.txt --separator '<|endoftext|>' --documents 20\n  \
-    pageformer eval model/ --text stories.txt --separator '<|endoftext|>' --documents 20\n\n\
+    pageformer eval model/ --text stories.txt --separator '<|endoftext|>' --documents 20\n  \
+    pageformer eval card/ --chat corpora/chat --sample 1000 --wrong\n\n\
     Each document stands alone: begin token first, cut at the context. Bits per byte compare models with\n\
     different tokenizers.")]
 pub struct Eval {
     /// A card (folder or image) or a model folder
     model: PathBuf,
     /// The text
-    #[arg(long, value_name = "FILE")]
-    text: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "chat")]
+    text: Option<PathBuf>,
+    /// A corpus of questions with right answers instead: a folder with intents.json, heldout.jsonl, train.jsonl
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["text", "separator", "documents"])]
+    chat: Option<PathBuf>,
+    /// Ask only N of the training questions, evenly spread
+    #[arg(long, value_name = "N", requires = "chat")]
+    sample: Option<usize>,
+    /// Show the wrong answers, too
+    #[arg(long, requires = "chat")]
+    wrong: bool,
     /// What stands between documents; without it, the whole text is one
     #[arg(long, default_value = "")]
     separator: String,
@@ -47,11 +58,18 @@ pub struct Eval {
 
 impl Eval {
     pub fn run(self) -> Result<()> {
-        let text = fs::read_to_string(&self.text).with_context(|| self.text.display().to_string())?;
+        if let Some(corpus) = &self.chat {
+            let mut memory = buffer(self.ram.unwrap_or_else(|| enough(&self.model)));
+            let request = Request { context: self.context, batch: self.tuning.batch, ..Request::default() };
+            let mut session = start(&self.model, &mut memory, &request, &self.tuning)?;
+            return eval_chat(&mut session, corpus, self.sample, self.wrong, self.json);
+        }
+        let path = self.text.clone().unwrap_or_default();
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let documents = documents(&text, &self.separator);
         let documents = &documents[..self.documents.unwrap_or(usize::MAX).min(documents.len())];
         if documents.is_empty() {
-            bail!("{}: no document to score; check --separator and --documents", self.text.display());
+            bail!("{}: no document to score; check --separator and --documents", path.display());
         }
         let (score, engine) = if self.model.join("config.json").is_file() {
             (self.reference(documents)?, "f32 reference")
@@ -100,8 +118,7 @@ impl Eval {
     }
 
     fn card(&self, documents: &[&str]) -> Result<Score> {
-        // Twice the files and some: room for everything, of which only what is used is ever touched.
-        let ram = self.ram.unwrap_or_else(|| 2 * size_on_disk(&self.model) + (256 << 20));
+        let ram = self.ram.unwrap_or_else(|| enough(&self.model));
         let mut memory = buffer(ram);
         let request = Request {
             context: self.context,
@@ -117,10 +134,11 @@ impl Eval {
     }
 }
 
-fn size_on_disk(path: &std::path::Path) -> usize {
+/// RAM for everything on a card: twice its files and some, of which only what is used is ever touched.
+fn enough(path: &Path) -> usize {
     let own = fs::metadata(path).map_or(0, |m| if m.is_file() { m.len() } else { 0 });
     let inside = fs::read_dir(path).into_iter().flatten().flatten().filter_map(|e| e.metadata().ok());
-    (own.min(256 << 20) + inside.map(|m| m.len()).sum::<u64>()) as usize
+    2 * (own.min(256 << 20) + inside.map(|m| m.len()).sum::<u64>()) as usize + (256 << 20)
 }
 
 /// A document as the card's own tokenizer encodes it.

@@ -63,7 +63,9 @@ impl Export {
         let name: String = name.chars().take(48).filter(|c| c.is_ascii()).collect();
         let card = export(&model, &tokenizer, layout, self.block, &name, "pageformer export")?;
         let mut progress = Progress::new("writing");
-        write_card(&card, &self.output, &mut |done, all| progress.set(done, all))?;
+        // `card/` without its slash: the new card is written beside the old one first, not into it.
+        let output: PathBuf = self.output.components().collect();
+        write_card(&card, &output, &mut |done, all| progress.set(done, all))?;
         drop(progress);
         let (tape, all) =
             (u64::from(card.manifest.tape_pages), card.files.iter().map(|f| f.bytes.len() as u64).sum());

@@ -1,12 +1,15 @@
 //! The subcommands.
 
 mod chat;
+mod compress;
 mod eval;
+mod eval_chat;
 mod export;
 mod image;
 mod import;
 mod inspect;
 mod run;
+mod train;
 mod verify;
 
 use std::process::ExitCode;
@@ -20,6 +23,10 @@ pub enum Command {
     /// Make a model folder from another project's files
     #[command(subcommand)]
     Import(import::Import),
+    /// Train a model on your own text or chats
+    Train(train::Train),
+    /// Prune a model, train it on, and measure what each step costs
+    Compress(compress::Compress),
     /// Quantize a model folder and write it as a card
     Export(export::Export),
     /// Write a card as an SD card image
@@ -41,6 +48,8 @@ impl Command {
     pub fn run(self) -> Result<ExitCode> {
         match self {
             Command::Import(command) => command.run(),
+            Command::Train(command) => command.run(),
+            Command::Compress(command) => command.run(),
             Command::Export(command) => command.run(),
             Command::Image(command) => command.run(),
             Command::Inspect(command) => command.run(),

@@ -1,0 +1,305 @@
+//! `pageformer compress`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use pageformer_model::{Model, Tokenizer};
+use pageformer_train::curve::{Line, chart};
+use pageformer_train::data::Frame;
+use pageformer_train::prune::{Evidence, Masks, Method, Scope};
+use pageformer_train::recipe::{DataKind, PruneRecipe};
+use pageformer_train::{Arithmetic, Compute, Example, Layout, Network, Recipe, Trainer, effective_weights};
+use serde_json::json;
+
+use super::train::{Sets, checkpoint, run, save};
+use crate::measure::{Row, in_f32, in_int8};
+use crate::ui::{Table, parse_block};
+
+/// Prunes a model to a density, trains it on while it is pruned (with the engine's int8 arithmetic simulated, so
+/// that what is trained is what runs), and measures what each step costs on text that was not trained on.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    pageformer compress model/ -o small/ --density 0.5 --data stories.txt --finetune --steps 1500\n  \
+    pageformer compress model/ -o small/ --density 0.5 --data stories.txt --method wanda   # one-shot\n  \
+    pageformer compress model/ -o curve/ --sweep 0.75,0.5,0.35,0.25 --data stories.txt --finetune\n\n\
+    Density is the share of the 4x4 cells of all matrices but the embedding (never pruned) that is kept.\n\
+    The int8 rows of the table are measured with the engine itself, on a card in memory.")]
+pub struct Compress {
+    /// The model folder
+    model: PathBuf,
+    /// The model folder to write; with --sweep, a folder of them
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Share of the cells that is kept
+    #[arg(long, required_unless_present = "sweep")]
+    density: Option<f64>,
+    /// Several densities: makes the whole curve, as table, curve.json and curve.svg
+    #[arg(long, value_delimiter = ',', conflicts_with = "density")]
+    sweep: Vec<f64>,
+    /// Blocks that are pruned together: outputs x inputs, multiples of 4
+    #[arg(long, value_name = "RxC", value_parser = parse_block)]
+    block: Option<(u32, u32)>,
+    /// What makes a block worth keeping
+    #[arg(long, value_enum)]
+    method: Option<MethodArg>,
+    /// Whether blocks compete with all others or within their matrix
+    #[arg(long, value_enum)]
+    scope: Option<ScopeArg>,
+    /// Text or chats to calibrate, to fine-tune and to measure on (the part held out)
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    data: Vec<PathBuf>,
+    /// What stands between documents of text
+    #[arg(long, default_value = "<|endoftext|>")]
+    separator: String,
+    /// Documents or chats that are only measured on: a number, or a part below 1
+    #[arg(long, default_value_t = 300.0)]
+    hold_out: f64,
+    /// Prune gradually while training on; without it, one-shot
+    #[arg(long)]
+    finetune: bool,
+    /// Steps of the fine-tuning
+    #[arg(long)]
+    steps: Option<usize>,
+    /// A TOML file with [train], [prune] and [distill] of the fine-tuning
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
+    /// Continue a fine-tuning that was stopped
+    #[arg(long)]
+    resume: bool,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// The fine-tuning without a recipe of its own.
+const FINETUNE: &str = include_str!("finetune.toml");
+
+#[derive(Clone, Copy, ValueEnum)]
+enum MethodArg {
+    Magnitude,
+    Wanda,
+    Fisher,
+    Movement,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ScopeArg {
+    Global,
+    Matrix,
+}
+
+/// What is compressed, and what on.
+struct Job {
+    model: Model,
+    tokenizer: Tokenizer,
+    train: Vec<Example>,
+    held_out: Vec<Example>,
+    recipe: Recipe,
+    prune: PruneRecipe,
+}
+
+impl Compress {
+    pub fn run(self) -> Result<()> {
+        let densities = match self.density {
+            Some(density) => vec![density],
+            None => self.sweep.clone(),
+        };
+        if let Some(bad) = densities.iter().find(|d| !(**d > 0.0 && **d <= 1.0)) {
+            bail!("a density of {bad} is not possible: above 0, at most 1");
+        }
+        let job = self.job()?;
+        let mut rows = vec![
+            in_f32("dense f32", &job.model, &job.tokenizer, 1.0, &job.held_out)?,
+            in_int8("dense int8", &job.model, &job.tokenizer, 1.0, &job.held_out)?,
+        ];
+        for density in &densities {
+            let output = match self.sweep.is_empty() {
+                true => self.output.clone(),
+                false => self.output.join(format!("{density}")),
+            };
+            let Some(new) = self.point(&job, *density, &output)? else { return Ok(()) };
+            rows.extend(new);
+        }
+        if !self.sweep.is_empty() {
+            write_curve(&rows, &self.output)?;
+        }
+        if self.json {
+            println!("{:#}", json!({ "rows": rows }));
+        } else {
+            print!("{}", table(&rows));
+        }
+        Ok(())
+    }
+
+    /// Reads everything.
+    fn job(&self) -> Result<Job> {
+        let (model, tokenizer) = Model::load(&self.model)?;
+        let mut recipe = match &self.recipe {
+            Some(path) => Recipe::load(path)?,
+            None => Recipe::parse("finetune.toml", FINETUNE)?,
+        };
+        recipe.data.files = self.data.clone();
+        recipe.data.separator = self.separator.clone();
+        recipe.data.hold_out = self.hold_out;
+        recipe.data.kind = if model.chat.is_some() { DataKind::Chat } else { DataKind::Text };
+        if let Some(chat) = &model.chat {
+            (recipe.data.user, recipe.data.stop) = (chat.user.clone(), chat.stop.clone());
+        }
+        if let Some(steps) = self.steps {
+            recipe.train.steps = steps;
+        }
+        let Some(mut prune) = recipe.prune.clone() else {
+            bail!("the recipe has no [prune] table; it needs at least `density`, which --density replaces");
+        };
+        if let Some((rows, cols)) = self.block {
+            prune.block = [rows as usize, cols as usize];
+        }
+        if let Some(method) = self.method {
+            prune.method = match method {
+                MethodArg::Magnitude => Method::Magnitude,
+                MethodArg::Wanda => Method::Wanda,
+                MethodArg::Fisher => Method::Fisher,
+                MethodArg::Movement => Method::Movement,
+            };
+        }
+        if let Some(scope) = self.scope {
+            prune.scope = match scope {
+                ScopeArg::Global => Scope::Global,
+                ScopeArg::Matrix => Scope::Matrix,
+            };
+        }
+        let seq_len = recipe.data.seq_len.unwrap_or(model.shape.max_seq as usize);
+        let frame = Frame::of(&model, seq_len);
+        let (train, held_out) = Sets::read(&recipe)?.examples(&recipe, &frame, &tokenizer)?;
+        if held_out.is_empty() {
+            bail!("nothing to measure on; give --hold-out a number of documents, or a part such as 0.05");
+        }
+        Ok(Job { model, tokenizer, train, held_out, recipe, prune })
+    }
+
+    /// One density: the rows of the table, or nothing if the user stopped.
+    fn point(&self, job: &Job, density: f64, output: &Path) -> Result<Option<Vec<Row>>> {
+        let one_shot = job.one_shot(density)?;
+        let mut rows = vec![in_int8(
+            &format!("one-shot {}", name(job.one_shot_method())),
+            &one_shot,
+            &job.tokenizer,
+            density,
+            &job.held_out,
+        )?];
+        if !self.finetune {
+            one_shot.save(&job.tokenizer, output)?;
+            return Ok(Some(rows));
+        }
+        let layout = Layout::new(job.model.shape)?;
+        let weights = layout.weights_of(&job.model)?;
+        let recipe = &job.recipe;
+        let (train, held_out) = (job.train.clone(), job.held_out.clone());
+        let mut trainer = Trainer::new(layout, weights, train, held_out, recipe.train.clone())?
+            .with_pruning(PruneRecipe { density, ..job.prune.clone() });
+        if let Some(distill) = &recipe.distill {
+            trainer = trainer.with_teacher(&job.model, distill.into())?;
+        }
+        let state = checkpoint(output);
+        if let Some(parent) = state.parent() {
+            fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+        }
+        if !run(&mut trainer, &state, self.resume && state.exists())? {
+            return Ok(None);
+        }
+        let mut model = trainer.model()?;
+        (model.bos, model.eos) = (job.model.bos, job.model.eos.clone());
+        model.chat.clone_from(&job.model.chat);
+        let mut done = recipe.clone();
+        done.prune = Some(PruneRecipe { density, ..job.prune.clone() });
+        save(&model, &job.tokenizer, &done, &trainer, output)?;
+        let _ = fs::remove_file(&state);
+        rows.push(in_int8("fine-tuned", &model, &job.tokenizer, density, &job.held_out)?);
+        Ok(Some(rows))
+    }
+}
+
+impl Job {
+    /// Fisher and movement need a training run; without one, Wanda stands for them.
+    fn one_shot_method(&self) -> Method {
+        match self.prune.method {
+            Method::Magnitude => Method::Magnitude,
+            _ => Method::Wanda,
+        }
+    }
+
+    /// The model pruned at once.
+    fn one_shot(&self, density: f64) -> Result<Model> {
+        let layout = Layout::new(self.model.shape)?;
+        let mut weights = layout.weights_of(&self.model)?;
+        let network = Network::new(layout.clone(), Arithmetic::F32);
+        let mut effective = Vec::new();
+        effective_weights(&layout, &weights, None, Arithmetic::F32, &mut effective);
+        let calibration = &self.train[..self.train.len().min(64)];
+        let inputs = Compute::new(self.recipe.train.threads).input_rms(&network, &effective, calibration);
+        let mut masks = Masks::dense(&layout, self.prune.block);
+        let evidence = Evidence { weights: &weights, inputs: &inputs, ..Evidence::default() };
+        let scores = masks.scores(&layout, self.one_shot_method(), evidence);
+        masks.choose(&scores, density, self.prune.scope);
+        masks.apply(&layout, &mut weights);
+        let mut model = layout.model(&weights)?;
+        (model.bos, model.eos) = (self.model.bos, self.model.eos.clone());
+        model.chat.clone_from(&self.model.chat);
+        Ok(model)
+    }
+}
+
+fn name(method: Method) -> &'static str {
+    match method {
+        Method::Magnitude => "magnitude",
+        Method::Wanda => "Wanda",
+        Method::Fisher => "Fisher",
+        Method::Movement => "movement",
+    }
+}
+
+fn table(rows: &[Row]) -> Table {
+    let mut table =
+        Table::new(["model", "density", "NLL/token", "over f32", "bits/byte", "tape bytes", "pages/token"]);
+    let base = rows.first().map_or(0.0, |r| r.nll_per_token);
+    for r in rows {
+        table.row([
+            r.model.clone(),
+            format!("{:.3}", r.density),
+            format!("{:.4}", r.nll_per_token),
+            format!("{:+.4}", r.nll_per_token - base),
+            format!("{:.4}", r.bits_per_byte),
+            r.tape_bytes.map_or("-".into(), |n| n.to_string()),
+            r.pages_per_token.map_or("-".into(), |n| n.to_string()),
+        ]);
+    }
+    table
+}
+
+/// `curve.json` and `curve.svg`: NLL over density.
+fn write_curve(rows: &[Row], output: &Path) -> Result<()> {
+    let points = |wanted: &str| {
+        let mut points: Vec<(f64, f64)> = rows
+            .iter()
+            .filter(|r| r.model.starts_with(wanted) || r.model == "dense int8")
+            .map(|r| (r.density, r.nll_per_token))
+            .collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        points
+    };
+    let lines = [("one-shot", "#c66"), ("fine-tuned", "#48c")];
+    let lines: Vec<Line<'_>> = lines
+        .into_iter()
+        .map(|(name, color)| Line { name, color, points: points(name), dots: true })
+        .filter(|line| line.points.len() > 1)
+        .collect();
+    let svg = chart("What pruning costs", "density", "nats per token", &lines);
+    let json = serde_json::to_string_pretty(&json!({ "rows": rows }))?;
+    for (file, text) in [("curve.svg", svg), ("curve.json", json)] {
+        let path = output.join(file);
+        fs::write(&path, text).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}

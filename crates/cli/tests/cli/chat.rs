@@ -1,0 +1,114 @@
+//! `pageformer chat` through a pipe.
+
+use std::fs;
+
+use crate::support::Place;
+
+/// A card whose model continues texts, and what it continues a line with.
+fn continues(place: &Place, line: &str) -> String {
+    place.json(&format!("run card --prompt '{line}' --max-tokens 8"))["text"].as_str().unwrap().to_string()
+}
+
+#[test]
+fn piped_it_prints_the_answers_only() {
+    let place = Place::with_tiny_card();
+    let ran = place.run_with("chat card --max-tokens 8", "Hello\n\n  Hello  \nBye\n");
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:#?}");
+    // Without a template each line is a text of its own.
+    let (hello, bye) = (continues(&place, "Hello"), continues(&place, "Bye"));
+    assert_eq!(ran.out, format!("{hello}\n{hello}\n{bye}\n"));
+}
+
+#[test]
+fn the_end_of_the_input_ends_it() {
+    let place = Place::with_tiny_card();
+    for input in ["", "\n\n", "/quit\nHello\n", "/exit\n"] {
+        let ran = place.run_with("chat card", input);
+        assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (Some(0), "", ""), "{input:?}");
+    }
+    // A last line without its end is a line.
+    assert!(!place.run_with("chat card --max-tokens 3", "Hello").out.is_empty());
+}
+
+#[test]
+fn commands_work_through_a_pipe() {
+    let place = Place::with_tiny_card();
+    let ran =
+        place.run_with("chat card --max-tokens 8", "/help\n/stats\n/nonsense\n/temperature hot\n/ram lots\n");
+    assert_eq!(ran.code, Some(0));
+    for part in ["/temperature", "KV cache", "no /nonsense", "`hot`", "`lots`"] {
+        assert!(ran.out.contains(part), "no {part} in {ran:#?}");
+    }
+    // RAM is changed, too little is refused and the chat goes on.
+    let ran = place.run_with("chat card --max-tokens 8", "/ram 12K\nHello\n/ram 1K\nHello\n/stats\n");
+    let hello = continues(&place, "Hello");
+    assert_eq!(ran.out.matches(&hello).count(), 2, "{ran:#?}");
+    assert!(ran.out.contains("too few") || ran.out.contains("need"), "{ran:#?}");
+}
+
+#[test]
+fn a_line_that_does_not_fit_is_an_error_and_the_next_one_is_answered() {
+    let place = Place::with_tiny_card();
+    let ran = place.run_with("chat card --max-tokens 8", &format!("{}\nHello\n", "long ".repeat(50)));
+    assert_eq!(ran.code, Some(0));
+    assert!(ran.err.contains("error: ") && ran.err.contains("fit"), "{ran:#?}");
+    assert_eq!(ran.out, format!("{}\n", continues(&place, "Hello")));
+}
+
+#[test]
+fn whatever_a_pipe_sends_is_no_reason_to_fall() {
+    let place = Place::with_tiny_card();
+    let ran = place.run_with("chat card --max-tokens 4", "caf\u{e9} \u{1F600}\n\u{0}\u{7}\n");
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+}
+
+/// Gives the tiny model a chat template.
+fn with_template(user: &str, stop: &str) -> Place {
+    let place = Place::with_tiny_model();
+    let path = place.path("model/config.json");
+    let mut config: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    config["pageformer_chat"] = serde_json::json!({ "user": user, "stop": stop });
+    fs::write(&path, config.to_string()).unwrap();
+    place.ok("export model -o card");
+    place
+}
+
+#[test]
+fn a_template_stands_around_each_line_and_the_conversation_goes_on() {
+    let place = with_template("Q: {}|", "");
+    let ran = place.run_with("chat card --max-tokens 4", "one\ntwo\n");
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:#?}");
+    let first =
+        place.json("run card --prompt 'Q: one|' --max-tokens 4")["text"].as_str().unwrap().to_string();
+    assert!(ran.out.starts_with(&format!("{first}\n")), "{ran:#?}");
+    let second =
+        place.json(&format!("run card --prompt 'Q: one|{first}Q: two|' --max-tokens 4"))["text"].clone();
+    assert_eq!(
+        ran.out,
+        format!("{first}\n{}\n", second.as_str().unwrap()),
+        "the second turn follows the first"
+    );
+    // Forgotten, the second line is a first one.
+    let ran = place.run_with("chat card --max-tokens 4", "one\n/reset\none\n");
+    assert_eq!(ran.out.matches(&first).count(), 2, "{ran:#?}");
+}
+
+#[test]
+fn a_conversation_that_fills_the_context_begins_anew() {
+    let place = with_template("Q: {}|", "");
+    let ran = place.run_with("chat card --max-tokens 10", &"what is it\n".repeat(8));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:#?}");
+    let fresh = place.run_with("chat card --max-tokens 10", "what is it\n").out;
+    assert!(ran.out.matches(&*fresh).count() >= 2, "answered as at first, again: {ran:#?}");
+}
+
+#[test]
+fn an_answer_ends_before_the_stop_text() {
+    let place = with_template("Q: {}|", "");
+    let whole = place.run_with("chat card --max-tokens 12", "one\n").out;
+    let stop = &whole[4..6];
+    let place = with_template("Q: {}|", &stop.replace('\\', "\\\\"));
+    let cut = place.run_with("chat card --max-tokens 12", "one\n").out;
+    let at = whole.find(stop).unwrap();
+    assert_eq!(cut, format!("{}\n", &whole[..at]));
+}

@@ -1,0 +1,78 @@
+//! `--help`, whose examples have to be right.
+
+use crate::support::Place;
+
+/// Names of the subcommands that the help of `command` lists.
+fn subcommands(place: &Place, command: &str) -> Vec<String> {
+    let help = place.ok(&format!("{command} --help"));
+    let Some((_, list)) = help.split_once("\nCommands:\n") else { return Vec::new() };
+    let entries = list.lines().take_while(|line| !line.is_empty()).filter(|line| !line.starts_with("   "));
+    let names = entries.filter_map(|line| line.split_whitespace().next());
+    names.filter(|name| *name != "help").map(|name| format!("{command} {name}").trim().to_string()).collect()
+}
+
+/// Every command that does something.
+fn commands(place: &Place) -> Vec<String> {
+    let mut all = Vec::new();
+    for command in subcommands(place, "") {
+        match subcommands(place, &command) {
+            own if own.is_empty() => all.push(command),
+            own => all.extend(own),
+        }
+    }
+    all
+}
+
+#[test]
+fn every_command_is_there() {
+    let place = Place::new();
+    let all = commands(&place);
+    for wanted in
+        ["import llama2c", "import sketch", "export", "image", "inspect", "verify", "run", "chat", "eval"]
+    {
+        assert!(all.iter().any(|command| command == wanted), "{wanted} is not among {all:?}");
+    }
+}
+
+#[test]
+fn every_command_has_examples_that_parse() {
+    let place = Place::new();
+    for command in commands(&place) {
+        let help = place.ok(&format!("{command} --help"));
+        let (_, examples) =
+            help.split_once("\nExample").unwrap_or_else(|| panic!("{command} has no example"));
+        let lines: Vec<&str> = examples
+            .lines()
+            .filter_map(|line| line.split_once("pageformer ").map(|(_, rest)| rest))
+            .collect();
+        let own = lines.iter().filter(|line| line.starts_with(&command)).count();
+        assert!(own > 0, "{command}: {examples}");
+        for line in lines.iter().filter(|line| line.starts_with(&command)) {
+            let line = line.split(" #").next().unwrap();
+            // The files are not here; what matters is that the command line is one.
+            let code = place.run(line).code;
+            assert!(code == Some(1), "{line} exits with {code:?}");
+        }
+    }
+}
+
+#[test]
+fn every_option_says_what_it_does() {
+    let place = Place::new();
+    for command in commands(&place) {
+        let help = place.ok(&format!("{command} -h"));
+        let (_, options) = help.split_once("\nOptions:\n").unwrap();
+        for line in options.lines().take_while(|line| !line.is_empty()) {
+            let words = line.split_whitespace().count();
+            assert!(words > 3 || line.starts_with("   ") || line.contains("Print"), "{command}: {line}");
+        }
+    }
+}
+
+#[test]
+fn no_command_shows_the_way() {
+    let place = Place::new();
+    let version = place.ok("--version");
+    assert!(version.starts_with("pageformer "), "{version}");
+    assert!(place.usage("fly").contains("fly"));
+}

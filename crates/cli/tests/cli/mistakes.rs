@@ -1,0 +1,173 @@
+//! What users get wrong: the message says what, where, and what to do.
+
+use std::fs;
+
+use crate::support::{Place, numbers};
+
+#[test]
+fn a_wrong_path_is_named() {
+    let place = Place::with_tiny_model();
+    for command in ["run", "chat", "inspect", "verify", "eval --text model/config.json"] {
+        place.fails_with(&format!("{command} nowhere"), &["nowhere", "no such file"]);
+    }
+    place.fails_with("export nowhere -o card", &["nowhere", "config.json"]);
+    place.fails_with("image nowhere -o card.img", &["nowhere", "pageformer export"]);
+    place.fails_with("import sketch nowhere -o m", &["nowhere", "index.json"]);
+    place.fails_with("import llama2c nowhere --tokenizer nothing -o m", &["nowhere"]);
+    place.fails_with("eval model --text nowhere", &["nowhere"]);
+    assert!(!place.path("card").exists() && !place.path("card.img").exists() && !place.path("m").exists());
+}
+
+#[test]
+fn causes_are_not_repeated() {
+    let error = Place::new().fails("export nowhere -o card");
+    assert_eq!(error.matches("No such file").count(), 1, "{error}");
+}
+
+#[test]
+fn a_model_folder_is_not_a_card() {
+    let place = Place::with_tiny_card();
+    for command in ["run", "chat", "inspect", "verify", "image -o card.img"] {
+        place.fails_with(&format!("{command} model"), &["model", "not a card", "pageformer export"]);
+    }
+    place.fails_with("export card -o other", &["card/config.json"]);
+    fs::write(place.path("text"), "Not a card. ".repeat(1000)).unwrap();
+    place.fails_with("run text", &["text: "]);
+}
+
+#[test]
+fn too_little_ram_says_how_much_and_the_largest_context() {
+    let place = Place::with_tiny_card();
+    let run = |options: &str| format!("run card --prompt Hi --max-tokens 2 {options}");
+    let error =
+        place.fails_with(&run("--ram 6K"), &["bytes of RAM", "needed", "KV cache", "--context", "--ram"]);
+    let found = numbers(&error);
+    let needed = *found.iter().find(|n| **n > 6 << 10).unwrap();
+    // Exactly so much is enough, and 8 bytes less are not.
+    place.ok(&run(&format!("--ram {needed}")));
+    place.fails(&run(&format!("--ram {}", needed - 8)));
+    // The advised context fits, and one more does not.
+    let context = error.split("--context ").nth(1).map(|rest| numbers(rest)[0]).unwrap();
+    assert!((1..48).contains(&context), "{error}");
+    place.ok(&run(&format!("--ram 6K --context {context}")));
+    place.fails(&run(&format!("--ram 6K --context {}", context + 1)));
+    // Where nothing fits, that is said.
+    place.fails_with(&run("--ram 2K"), &["not even a context of 1", "--ram"]);
+    place.fails_with(&run("--ram 10"), &["RAM", "--ram"]);
+}
+
+#[test]
+fn numbers_that_cannot_be_are_refused() {
+    let place = Place::with_tiny_card();
+    for (options, parts) in [
+        ("--context 49", ["49", "1 to 48"]),
+        ("--context 0", ["0", "1 to 48"]),
+        ("--batch 0", ["0", "1 to 32"]),
+        ("--batch 33", ["33", "1 to 32"]),
+        ("--temperature -1", ["-1", "0 or more"]),
+        ("--temperature NaN", ["NaN", "0 or more"]),
+        ("--top-p 0", ["0", "at most 1"]),
+        ("--top-p 1.5", ["1.5", "at most 1"]),
+        ("--max-tokens 0", ["0", "1 or more"]),
+        ("--kernel quick", ["quick", "portable"]),
+    ] {
+        let option = options.replacen(' ', "=", 1);
+        place.fails_with(&format!("run card --prompt Hi {option}"), &parts);
+    }
+    for ram in ["lots", "-5", "12X", "1e40"] {
+        let error = place.usage(&format!("run card --ram={ram}"));
+        assert!(error.contains(ram), "{error}");
+    }
+    for (command, part) in [
+        ("export model -o x --density 0", "density of 0"),
+        ("export model -o x --density 1.5", "density of 1.5"),
+        ("export model -o x --density NaN", "density of NaN"),
+        ("export model -o x --density 0.001", "embedding"),
+        ("import sketch model -o x --heads 0", "--heads 0"),
+        ("eval card --text model/config.json --context 49", "49"),
+        ("eval model --text model/config.json --context 49", "49"),
+        ("eval card --text model/config.json --documents 0", "no document"),
+    ] {
+        place.fails_with(command, &[part]);
+    }
+    for command in
+        ["export model -o x --block 3x4", "export model -o x --block 4", "export model -o x --layout zip"]
+    {
+        place.usage(command);
+    }
+    assert!(!place.path("x").exists());
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_says_so() {
+    let place = Place::with_tiny_card();
+    let prompt = "word ".repeat(20);
+    place.fails_with(&format!("run card --prompt '{prompt}'"), &["context of 48", "shorten"]);
+    // The tiny model has no token to begin with.
+    place.fails_with("run card", &["prompt"]);
+}
+
+#[test]
+fn a_folder_that_is_no_card_is_left_alone() {
+    let place = Place::with_tiny_model();
+    fs::create_dir(place.path("photos")).unwrap();
+    fs::write(place.path("photos/one.jpg"), "picture").unwrap();
+    fs::write(place.path("letter"), "dear").unwrap();
+    for output in ["photos", "photos/", "letter", "sketch", "model"] {
+        place.fails_with(&format!("export model -o {output}"), &["not a card"]);
+    }
+    assert_eq!(fs::read_dir(place.path("photos")).unwrap().count(), 1);
+    assert_eq!(fs::read_to_string(place.path("photos/one.jpg")).unwrap(), "picture");
+    assert_eq!(fs::read_to_string(place.path("letter")).unwrap(), "dear");
+    place.ok("export model -o card");
+}
+
+#[test]
+fn a_card_is_replaced_by_a_newer_one() {
+    let place = Place::with_tiny_model();
+    // With and without a slash, new and over an old one, over an empty folder, in a folder to be made.
+    fs::create_dir(place.path("empty")).unwrap();
+    for output in ["card/", "card", "card/", "empty", "deep/er/card/"] {
+        place.ok(&format!("export model -o {output} --layout files"));
+        assert!(place.path(output).join("dec0_W1.mask").exists());
+        place.ok(&format!("export model -o {output}"));
+        let mut files: Vec<_> =
+            fs::read_dir(place.path(output)).unwrap().map(|f| f.unwrap().file_name()).collect();
+        files.sort();
+        assert_eq!(files, ["index.json", "pages.crc", "tokenizer.bin", "weights.pages"]);
+        place.ok(&format!("verify {output}"));
+    }
+    assert!(!place.path("card.partial").exists());
+}
+
+#[test]
+fn the_same_model_gives_the_same_bytes() {
+    let place = Place::with_tiny_card();
+    place.ok("export model -o again");
+    place.ok("image card -o one.img");
+    place.ok("image again -o two.img");
+    assert!(fs::read(place.path("one.img")).unwrap() == fs::read(place.path("two.img")).unwrap());
+}
+
+#[test]
+fn a_broken_model_folder_is_named() {
+    let place = Place::with_tiny_model();
+    let good = fs::read(place.path("model/model.safetensors")).unwrap();
+    fs::write(place.path("model/model.safetensors"), &good[..good.len() - 7]).unwrap();
+    place.fails_with("export model -o card", &["model.safetensors"]);
+    fs::write(place.path("model/model.safetensors"), &good).unwrap();
+    fs::write(place.path("model/config.json"), "{").unwrap();
+    place.fails_with("export model -o card", &["config.json"]);
+    fs::remove_file(place.path("model/tokenizer.json")).unwrap();
+    place.fails("export model -o card");
+    assert!(!place.path("card").exists());
+}
+
+#[test]
+fn a_checkpoint_without_its_tokenizer_is_refused() {
+    let place = Place::new();
+    fs::write(place.path("short.bin"), [1; 20]).unwrap();
+    place.fails_with("import llama2c short.bin --tokenizer short.bin -o m", &["short.bin"]);
+    place.usage("import llama2c short.bin -o m");
+    assert!(!place.path("m").exists());
+}
