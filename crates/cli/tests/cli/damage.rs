@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::support::{Place, flip, write_sketch};
 
-/// Where the embedding begins in `weights.pages`, from what `inspect` says.
+/// Where a tensor begins in `weights.pages`, from what `inspect` says.
 fn first_page(place: &Place, tensor: &str) -> u64 {
     let card = place.json("inspect card");
     let tensors = card["tensors"].as_array().unwrap();
@@ -24,18 +24,21 @@ fn a_flipped_bit_is_found_and_stops_the_run() {
     let place = Place::with_tiny_card();
     place.ok("image card -o good.img");
     // In the second page of dec1_W2, after its mask page.
-    let at = (first_page(&place, "dec1_W2") as usize + 1) * 512 + 100;
-    flip(&place.path("card/weights.pages"), at);
+    let page = first_page(&place, "dec1_W2") + 1;
+    flip(&place.path("card/weights.pages"), page as usize * 512 + 100);
     place.ok("image card -o bad.img");
     for card in ["card", "bad.img"] {
         let ran = place.run(&format!("verify {card}"));
         assert_eq!(ran.code, Some(1), "{ran:#?}");
         assert!(ran.out.contains("dec1_W2, page 1 "), "{ran:#?}");
         assert!(ran.out.contains("1 problems"), "{ran:#?}");
-        for ram in ["16K", "256K"] {
+        // Everything resident, and everything streamed.
+        for (ram, place_in_tensor) in [("256K", "page 1 of dec1_W2 "), ("5K", "")] {
             let ran = place.run(&format!("run {card} --prompt Hello --ram {ram} --max-tokens 5"));
             assert_eq!((ran.code, ran.out.trim()), (Some(1), ""), "{ran:#?}");
-            assert!(ran.err.contains("page 1 of dec1_W2") && ran.err.contains("checksum"), "{ran:#?}");
+            for part in [place_in_tensor, &format!("page {page} of weights"), "checksum"] {
+                assert!(ran.err.contains(part), "no {part:?} in {ran:#?}");
+            }
         }
     }
     assert_eq!(place.run("verify good.img").code, Some(0));
@@ -165,5 +168,5 @@ fn an_index_that_promises_the_world_is_refused() {
 fn a_card_of_the_sketch_is_not_a_card_of_ours() {
     let place = Place::new();
     write_sketch(&place.path("sketch"));
-    place.fails_with("run sketch --prompt Hello", &["index.json"]);
+    place.fails_with("run sketch --prompt Hello", &["sketch", "pages.crc"]);
 }

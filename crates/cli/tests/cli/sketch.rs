@@ -42,7 +42,7 @@ fn the_number_of_heads_has_to_fit() {
     let place = Place::new();
     write_sketch(&place.path("sketch"));
     place.fails_with("import sketch sketch -o model --heads 3", &["heads"]);
-    // Its keys are 4 wide: one head of 4 channels for each 4 of 16.
-    place.fails_with("import sketch sketch -o model --heads 8", &["dec0_Wk_shared"]);
+    // Rotary positions take channels in pairs.
+    place.fails_with("import sketch sketch -o model --heads 16", &["even"]);
     assert!(!place.path("model").exists());
 }
