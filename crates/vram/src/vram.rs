@@ -342,6 +342,11 @@ impl<'m, C: Card> Vram<'m, C> {
         self.loader.meta.get(page as usize).map(|bits| PageMeta::from_bits(*bits))
     }
 
+    /// Forgets the metadata of all pages, tags included.
+    pub fn reset_meta(&mut self) {
+        self.loader.meta.fill(0);
+    }
+
     /// Whether a page of the tape is in memory for good.
     pub fn resident(&self, page: u32) -> bool {
         page < self.pinning.tape

@@ -1,0 +1,96 @@
+//! From a card to a session.
+
+use core::fmt;
+
+use pageformer_engine::{Engine, Error, Needs, Plan, PlanError, Request, Session, kernels};
+use pageformer_mount::{FatCard, MountError, Mounted, mount};
+use pageformer_vram::Arena;
+
+use crate::CardSlot;
+
+/// A session over the card in a slot.
+pub type Booted<'m, S> = Session<'m, FatCard<'m, &'m mut S>>;
+
+/// Metadata of pages is kept when it takes at most this part of the memory.
+const METADATA_SHARE: usize = 16;
+
+/// Why there is no session. Each says what to check.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum BootError {
+    /// The slot is empty.
+    NoCard,
+    /// The card is none of ours, or damaged.
+    Mount(MountError),
+    /// The model does not fit the memory.
+    Plan(PlanError),
+    /// A page is damaged, or the files do not belong together.
+    Engine(Error),
+}
+
+impl fmt::Display for BootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoCard => f.write_str("no card: put one in, or check its contacts and wiring"),
+            Self::Mount(e) => write!(f, "{e}"),
+            Self::Plan(e) => {
+                write!(f, "{e}; take a smaller model, or export this one with fewer positions (max_seq)")
+            }
+            Self::Engine(e) => write!(f, "{e}"),
+        }
+    }
+}
+
+impl core::error::Error for BootError {}
+
+impl From<MountError> for BootError {
+    fn from(e: MountError) -> Self {
+        Self::Mount(e)
+    }
+}
+
+impl From<PlanError> for BootError {
+    fn from(e: PlanError) -> Self {
+        Self::Plan(e)
+    }
+}
+
+impl From<Error> for BootError {
+    fn from(e: Error) -> Self {
+        Self::Engine(e)
+    }
+}
+
+/// Starts a session over the card in `slot`, with everything it needs in `memory`.
+///
+/// # Errors
+/// If there is no card, it is not one of ours, or it does not fit.
+// Not inlined, here and below: a frame that is left before the conversation begins costs it no stack.
+#[inline(never)]
+pub fn boot<'m, S: CardSlot>(slot: &'m mut S, memory: &'m mut [u64]) -> Result<Booted<'m, S>, BootError> {
+    if !slot.acquire() {
+        return Err(BootError::NoCard);
+    }
+    let bytes = size_of_val(memory);
+    let mut arena = Arena::new(memory);
+    let Mounted { card, manifest, table } = mount(slot, &mut arena)?;
+    let plan = plan(&Needs::new(&manifest, &table), bytes)?;
+    let engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernels::best())?;
+    Ok(Session::start(engine, &manifest, &mut arena)?)
+}
+
+/// The plan for a board: all positions that the model has if they fit; otherwise three quarters of those that would
+/// fit, in whole eights, since without memory for pages and for a batch every token would take longer.
+#[inline(never)]
+fn plan(needs: &Needs, bytes: usize) -> Result<Plan, PlanError> {
+    let page_metadata = needs.weights_pages as usize * size_of::<u32>() <= bytes / METADATA_SHARE;
+    let all = Request { page_metadata, ..Request::default() };
+    match Plan::new(needs, bytes, &all) {
+        Err(PlanError::TooSmall { fitting_context, .. }) if fitting_context > 0 => {
+            let fewer = fitting_context - fitting_context / 4;
+            let context = if fewer >= 16 { fewer / 8 * 8 } else { fitting_context };
+            Plan::new(needs, bytes, &Request { context: Some(context), ..all })
+        }
+        result => result,
+    }
+}

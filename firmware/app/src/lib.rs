@@ -1,0 +1,25 @@
+//! What every board runs: from a card in its slot to a prompt on its serial port.
+//!
+//! ```text
+//! card ─► FAT volume ─► index.json ─► memory plan ─► pinned pages ─► console
+//!   ▲         │             │             │               │             │
+//!   └─────────┴─────────────┴── a message that says what to check ──────┘
+//! ```
+//!
+//! No hardware in here, and no allocator: a board brings a [`CardSlot`] (for SD cards on SPI there is [`SdSlot`]), a
+//! port, a [`Host`](pageformer_console::Host) and one buffer, and calls [`run`]. `docs/porting.md` shows a whole board.
+//!
+//! A card that is missing, wrong or pulled out never ends the program: the console says what the matter is, and goes on
+//! when another card is put in or `/card` is typed.
+#![no_std]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod boot;
+mod run;
+mod sd;
+mod slot;
+
+pub use boot::{BootError, Booted, boot};
+pub use run::run;
+pub use sd::SdSlot;
+pub use slot::CardSlot;

@@ -1,0 +1,71 @@
+//! The loop around everything.
+
+use core::fmt::Write as _;
+
+use embedded_io::{Read, ReadReady, Write};
+use pageformer_console::{Closed, Console, End, Host};
+
+use crate::{CardSlot, boot};
+
+/// While there is no session, the slot is looked at when the console has been idle this often: with a
+/// [`Host`] that sleeps for 10 ms, about every half second.
+const IDLE_PER_LOOK: u32 = 50;
+
+/// Boots, talks, and begins again when the card is changed. Returns when the port is closed, which a board's never is.
+pub fn run<S, P, H>(slot: &mut S, memory: &mut [u64], console: &mut Console<P, H>) -> Closed
+where
+    S: CardSlot,
+    P: Read + ReadReady + Write,
+    H: Host,
+{
+    loop {
+        let end = talk(slot, memory, console);
+        let end = match end {
+            End::CardGone => {
+                let mut watch = Watch { present: slot.present(), idle: 0 };
+                console.wait(&mut || watch.put_in(slot))
+            }
+            end => end,
+        };
+        if end == End::Closed {
+            return Closed;
+        }
+    }
+}
+
+/// Boots and talks, once.
+fn talk<S, P, H>(slot: &mut S, memory: &mut [u64], console: &mut Console<P, H>) -> End
+where
+    S: CardSlot,
+    P: Read + ReadReady + Write,
+    H: Host,
+{
+    match boot(slot, memory) {
+        Ok(mut session) => match console.banner(&session) {
+            Ok(()) => console.run(&mut session),
+            Err(Closed) => End::Closed,
+        },
+        Err(error) => match writeln!(console.terminal(), "\nerror: {error}") {
+            Ok(()) => End::CardGone,
+            Err(_) => End::Closed,
+        },
+    }
+}
+
+/// Notices that a card is put in.
+struct Watch {
+    present: bool,
+    idle: u32,
+}
+
+impl Watch {
+    fn put_in<S: CardSlot>(&mut self, slot: &mut S) -> bool {
+        self.idle += 1;
+        if self.idle < IDLE_PER_LOOK {
+            return false;
+        }
+        self.idle = 0;
+        let before = core::mem::replace(&mut self.present, slot.present());
+        self.present && !before
+    }
+}
