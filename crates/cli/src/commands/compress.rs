@@ -62,7 +62,7 @@ pub struct Compress {
     /// Steps of the fine-tuning
     #[arg(long)]
     steps: Option<usize>,
-    /// A TOML file with [train], [prune] and [distill] of the fine-tuning
+    /// A TOML file with the tables train, prune and distill of the fine-tuning
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
     /// Continue a fine-tuning that was stopped
