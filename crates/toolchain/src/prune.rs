@@ -35,7 +35,7 @@ pub enum PruneError {
     },
 }
 
-/// Sets the weakest blocks (by the sum of magnitudes) of every matrix but the embedding to zero, until at most
+/// Sets the weakest blocks (by the mean magnitude of their cells) of every matrix but the embedding to zero, until at most
 /// `density` of all cells is left.
 ///
 /// 4×4 blocks are pruned so that every group keeps whole pages of cells: a page that is partly filled costs as
@@ -111,21 +111,35 @@ fn kept_cells(matrix: &mut Matrix) -> u64 {
     corners.into_iter().filter(|corner| magnitude(matrix, *corner, (4, 4)) > 0.0).count() as u64
 }
 
-/// Zeroes all but the `keep` strongest of the blocks at `corners`.
-fn keep_strongest(matrix: &mut Matrix, corners: &[(usize, usize)], block: (usize, usize), keep: usize) {
-    let mut ranked: Vec<_> = corners.iter().map(|at| (magnitude(matrix, *at, block), *at)).collect();
-    ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
-    for (_, corner) in ranked.into_iter().skip(keep) {
-        rows_of_block(matrix, corner, block).for_each(|weights| weights.fill(0.0));
+/// Zeroes all but the strongest of the blocks at `corners`, so that at most `keep` cells are left. Returns how many
+/// are.
+fn keep_strongest(
+    matrix: &mut Matrix,
+    corners: &[(usize, usize)],
+    block: (usize, usize),
+    keep: usize,
+) -> usize {
+    // A block at the edge has fewer cells: what counts is how much each of them is worth.
+    let mut ranked: Vec<_> = Vec::with_capacity(corners.len());
+    for &corner in corners {
+        let cells = cells_of_block(matrix, corner, block);
+        ranked.push((magnitude(matrix, corner, block) / cells as f32, cells, corner));
     }
+    ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let (mut kept, mut full) = (0, false);
+    for (_, cells, corner) in ranked {
+        full |= kept + cells > keep;
+        if full {
+            rows_of_block(matrix, corner, block).for_each(|weights| weights.fill(0.0));
+        } else {
+            kept += cells;
+        }
+    }
+    kept
 }
 
-/// How many of `all` to keep in units of `unit`: the share of them plus what was left over before, rounded down.
-fn portion(all: usize, share: f64, unit: usize, carry: &mut f64) -> usize {
-    let wanted = all as f64 * share + *carry;
-    let keep = ((wanted / unit as f64) as usize * unit).min(all);
-    *carry = wanted - keep as f64;
-    keep
+fn cells_of_block(matrix: &Matrix, (row, col): (usize, usize), (rows, cols): (usize, usize)) -> usize {
+    rows.min(matrix.rows - row).div_ceil(4) * cols.min(matrix.cols - col).div_ceil(4)
 }
 
 fn prune_pages(matrix: &mut Matrix, share: f64, carry: &mut f64) {
@@ -137,14 +151,15 @@ fn prune_pages(matrix: &mut Matrix, share: f64, carry: &mut f64) {
         groups[tile / TILES_PER_GROUP].push((row, col));
     }
     for corners in groups {
-        let keep = portion(corners.len(), share, CELLS_PER_PAGE, carry);
-        keep_strongest(matrix, &corners, block, keep);
+        let wanted = corners.len() as f64 * share + *carry;
+        let pages = (wanted / CELLS_PER_PAGE as f64) as usize;
+        *carry = wanted - keep_strongest(matrix, &corners, block, pages * CELLS_PER_PAGE) as f64;
     }
 }
 
 fn prune_blocks(matrix: &mut Matrix, share: f64, block: (u32, u32), carry: &mut f64) {
     let block = (block.0 as usize, block.1 as usize);
     let corners: Vec<_> = corners(matrix, block).collect();
-    let keep = portion(corners.len(), share, 1, carry);
-    keep_strongest(matrix, &corners, block, keep);
+    let wanted = cells(matrix) as f64 * share + *carry;
+    *carry = wanted - keep_strongest(matrix, &corners, block, wanted as usize) as f64;
 }
