@@ -1,4 +1,6 @@
-//! `--help`, whose examples have to be right.
+//! `--help` and the README, whose examples have to be right.
+
+use std::fs;
 
 use crate::support::Place;
 
@@ -75,4 +77,22 @@ fn no_command_shows_the_way() {
     let version = place.ok("--version");
     assert!(version.starts_with("pageformer "), "{version}");
     assert!(place.usage("fly").contains("fly"));
+}
+
+#[test]
+fn the_readmes_commands_parse() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
+    let commands: Vec<&str> = readme
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("$ pageformer ").or(line.strip_prefix("cargo run --release -- "))
+        })
+        .collect();
+    assert!(commands.len() > 5, "{commands:?}");
+    let place = Place::new();
+    for command in commands {
+        // The files are not here; what matters is that the command line is one.
+        let code = place.run(command).code;
+        assert_eq!(code, Some(1), "{command}");
+    }
 }
