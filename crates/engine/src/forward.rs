@@ -261,7 +261,12 @@ impl<'m, C: Card> Engine<'m, C> {
             Buffer::Logits => &mut *self.logits,
         };
         let input = Input { values: act.quantized, scales: act.scales, batch };
-        matrix.multiply(&mut self.vram, self.kernel, input, out, act.mask_page)
+        let done = matrix.multiply(&mut self.vram, self.kernel, input, out, act.mask_page);
+        // A run that was read ahead may end in another tensor.
+        done.map_err(|error| match error {
+            Error::Page(fault, _) => locate(&self.table, fault),
+            other => other,
+        })
     }
 
     /// `quantized, scales = buffer`: `(batch, width)`. `from` is the tensor that filled the buffer.
