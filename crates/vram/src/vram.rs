@@ -19,7 +19,7 @@ const RETRIES: u32 = 3;
 pub struct Fault {
     /// The file.
     pub file: CardFile,
-    /// The page within it; for a run of pages its first.
+    /// The page within it; for a run of pages that the card does not have its first.
     pub page: u32,
     /// Why; `None` if the page was read but its checksum is wrong, again and again.
     pub error: Option<ReadError>,
@@ -131,7 +131,15 @@ impl<C: Card> Loader<'_, C> {
     /// Reads a run of pages and checks each. A page that is bad is read again alone, and the checksums too,
     /// since either may have suffered on its way.
     fn load(&mut self, file: CardFile, first: u32, into: &mut [Page]) -> Result<(), Fault> {
-        self.read(file, first, into)?;
+        if let Err(fault) = self.read(file, first, into) {
+            // Which of the pages it is that the device cannot read, only reading them one by one can tell.
+            if fault.error != Some(ReadError::Device) || into.len() == 1 {
+                return Err(fault);
+            }
+            for (page, bytes) in (first..).zip(into.iter_mut()) {
+                self.read(file, page, core::slice::from_mut(bytes))?;
+            }
+        }
         for (page, bytes) in (first..).zip(into.iter_mut()) {
             let number = match file {
                 CardFile::Tokenizer => self.layout.of_tokenizer(page),
@@ -233,6 +241,20 @@ impl<'m, C: Card> Vram<'m, C> {
     }
 
     fn check_index(&mut self) -> Result<(), Fault> {
+        let number = self.loader.layout.of_index();
+        let mut good = self.index_sum()? == self.loader.sum(number)?;
+        let mut attempt = 0;
+        while !good && attempt < RETRIES {
+            attempt += 1;
+            self.loader.stats.retries += 1;
+            self.loader.read_sums(SumLayout::place(number).0)?;
+            good = self.index_sum()? == self.loader.sum(number)?;
+        }
+        if good { Ok(()) } else { Err(Fault { file: CardFile::Index, page: 0, error: None }) }
+    }
+
+    /// The checksum that `index.json` has.
+    fn index_sum(&mut self) -> Result<u32, Fault> {
         let mut left = self.loader.card.bytes(CardFile::Index);
         let mut sum = Checksum::new();
         let mut page = 0;
@@ -244,10 +266,7 @@ impl<'m, C: Card> Vram<'m, C> {
             left -= bytes;
             page += 1;
         }
-        if self.loader.sum(self.loader.layout.of_index())? != sum.finalize() {
-            return Err(Fault { file: CardFile::Index, page: 0, error: None });
-        }
-        Ok(())
+        Ok(sum.finalize())
     }
 
     /// Pages of the tape from `first` on: at least 1, at most `most`, as many as lie side by side in memory.
