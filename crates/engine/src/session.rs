@@ -173,8 +173,8 @@ impl<'m, C: Card> Session<'m, C> {
     /// never comes.
     ///
     /// # Errors
-    /// If the prompt does not fit, or a page is bad: then the conversation is as before the call, but what
-    /// was said has been said (and was right).
+    /// If the prompt does not fit, or a page is bad: then the conversation, the sampler and the digest are as before
+    /// the call, but what was said has been said (and was right). The same call again says the same.
     pub fn reply(
         &mut self,
         prompt: &str,
@@ -182,11 +182,11 @@ impl<'m, C: Card> Session<'m, C> {
         max_tokens: u32,
         said: &mut dyn FnMut(&[u8]) -> bool,
     ) -> Result<Reply, Error> {
-        let before = (self.engine.position(), self.len);
+        let before = (self.engine.position(), self.len, self.sampler, self.digest);
         let result = self.try_reply(prompt, stop, max_tokens, said);
         if result.is_err() {
             self.engine.truncate(before.0);
-            self.len = before.1;
+            (self.len, self.sampler, self.digest) = (before.1, before.2, before.3);
         }
         result
     }
