@@ -17,6 +17,7 @@
 extern crate std;
 
 pub mod bf16;
+pub mod decimal;
 pub mod manifest;
 pub mod matrix;
 pub mod page;

@@ -23,6 +23,7 @@ use core::fmt;
 
 use picojson::{Event, PullParser, Reader, StreamParser};
 
+use crate::decimal::parse_f32;
 use crate::shape::{Mlp, Norm, Shape, ShapeError};
 use crate::tensor::Tensor;
 
@@ -163,7 +164,7 @@ impl fmt::Display for ManifestError {
             }
             Self::Shape(e) => write!(f, "{e}; export the card again"),
             Self::Tensor(name) => {
-                write!(f, "`tensors`: {:?} is not a tensor of this model, or comes twice", name.as_str())
+                write!(f, "`tensors`: `{}` is not a tensor of this model, or comes twice", name.as_str())
             }
             Self::TensorPages(t) => write!(f, "`tensors`: {t} cannot have that many pages with this model's shape"),
             Self::TapePages { said, sum } => {
@@ -261,7 +262,10 @@ impl Value<'_> {
     }
 
     fn f32(&self, key: &'static str) -> Result<Option<f32>, ManifestError> {
-        self.parse(key).map(Some)
+        match self {
+            Value::Number(n) => parse_f32(n).map(Some).ok_or(ManifestError::Value(key)),
+            _ => Err(ManifestError::Value(key)),
+        }
     }
 
     fn parse<T: core::str::FromStr>(&self, key: &'static str) -> Result<T, ManifestError> {

@@ -1,5 +1,7 @@
 //! What a line that begins with `/` asks for.
 
+use pageformer_card::decimal::parse_f32;
+
 /// A command.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Command<'a> {
@@ -45,8 +47,8 @@ impl<'a> Command<'a> {
             "stats" => Self::Stats,
             "model" => Self::Model,
             "memory" => Self::Memory,
-            "temperature" => match argument.parse::<f32>() {
-                Ok(t) if (0.0..=100.0).contains(&t) => Self::Temperature(t),
+            "temperature" => match parse_f32(argument) {
+                Some(t) if (0.0..=100.0).contains(&t) => Self::Temperature(t),
                 _ => Self::Argument(argument, "a temperature: 0 to 100, such as 0.8"),
             },
             "seed" => match argument.parse() {

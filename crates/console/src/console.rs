@@ -90,6 +90,7 @@ impl<P: Read + ReadReady + Write, H: Host> Console<P, H> {
     ///
     /// # Errors
     /// If the port is closed.
+    #[inline(never)]
     pub fn banner<C: Card>(&mut self, session: &Session<'_, C>) -> Result<(), Closed> {
         let (manifest, plan, shape) = (session.manifest(), session.engine().plan(), session.engine().shape());
         let out = &mut self.terminal;
@@ -211,6 +212,7 @@ impl<P: Read + ReadReady + Write, H: Host> Console<P, H> {
         }
     }
 
+    #[inline(never)]
     fn command<C: Card>(
         &mut self,
         command: Command<'_>,
@@ -256,6 +258,7 @@ impl<P: Read + ReadReady + Write, H: Host> Console<P, H> {
     }
 
     /// The page debugger.
+    #[inline(never)]
     fn pages<C: Card>(&mut self, session: &mut Session<'_, C>) -> Result<(), Closed> {
         writeln!(self.terminal, "the page debugger; H shows its keys")?;
         loop {
@@ -278,6 +281,7 @@ impl<P: Read + ReadReady + Write, H: Host> Console<P, H> {
     }
 
     /// Answers a message, or continues a text if the model was not trained to chat.
+    #[inline(never)]
     fn answer<C: Card>(&mut self, line: &str, session: &mut Session<'_, C>) -> Result<Option<End>, Closed> {
         let mut buffer = [0; LINE_BYTES + TEMPLATE_BYTES];
         let chat = session.manifest().chat;
@@ -328,6 +332,7 @@ impl<P: Read + ReadReady + Write, H: Host> Console<P, H> {
     }
 
     /// Times passes of one token each.
+    #[inline(never)]
     fn bench<C: Card>(&mut self, session: &mut Session<'_, C>) -> Result<Option<End>, Closed> {
         session.reset();
         let tokens = BENCH_TOKENS.min(session.engine().plan().context);

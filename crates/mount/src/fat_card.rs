@@ -2,7 +2,7 @@
 
 use pageformer_card::{Layout, Manifest, PAGE_BYTES, Page, TensorTable};
 use pageformer_fat32::{BlockDevice, DeviceError, Extent, File, SectorCache, Volume};
-use pageformer_vram::{Arena, Card, CardFile, ReadError, read_manifest, read_tensors};
+use pageformer_vram::{Arena, Card, CardFile, OutOfMemory, ReadError, read_manifest, read_tensors};
 
 use crate::error::MountError;
 use crate::files;
@@ -74,14 +74,54 @@ pub struct Mounted<'m, D> {
     pub table: TensorTable<'m>,
 }
 
-/// Mounts a card. The tensor table and, in the layout `files`, the page locations are cut from `arena`; about
-/// 2 KB of stack are used meanwhile.
+/// Mounts a card. The tensor table and, in the layout `files`, the page locations are cut from `arena`; what is left of
+/// it serves as cache meanwhile: at least 1,536 bytes, and the more there are, the fewer reads it takes.
 ///
 /// # Errors
 /// If the volume, the files or `index.json` are not those of a card.
-pub fn mount<'m, D: BlockDevice>(mut device: D, arena: &mut Arena<'m>) -> Result<Mounted<'m, D>, MountError> {
-    let mut buffer = [0; 1024];
-    let mut cache = SectorCache::new(&mut buffer)?;
+// Not inlined: what it needs of the stack is free again when the engine starts.
+#[inline(never)]
+pub fn mount<'m, D: BlockDevice>(device: D, arena: &mut Arena<'m>) -> Result<Mounted<'m, D>, MountError> {
+    let (volume, mut card, packed) = find_files(device, arena.scratch())?;
+    let (page, _) = scratch(arena.scratch())?;
+    let manifest = read_manifest(&mut card, page)?;
+    // Nothing is cut that the file could not have described: its size bounds what it can ask for.
+    let entries = arena.take(TensorTable::entries(&manifest.shape))?;
+    let (page, _) = scratch(arena.scratch())?;
+    let table = read_tensors(&mut card, page, &manifest, entries)?;
+    match manifest.layout {
+        Layout::Packed => {
+            let file = packed.ok_or(MountError::Missing("weights.pages"))?;
+            let mut cache = SectorCache::new(arena.scratch())?;
+            card.weights = Place::find("weights.pages", file, &volume, &mut card.device, &mut cache)?;
+        }
+        Layout::Files => {
+            let sectors = arena.take(table.pages() as usize)?;
+            let (page, cache) = scratch(arena.scratch())?;
+            files::locate(&volume, &mut card.device, &mut SectorCache::new(cache)?, page, &table, sectors)?;
+            card.page_sectors = Some(sectors);
+        }
+    }
+    Ok(Mounted { card, manifest, table })
+}
+
+/// A page and a cache of at least two sectors.
+fn scratch(memory: &mut [u8]) -> Result<(&mut Page, &mut [u8]), MountError> {
+    let needed = 3 * PAGE_BYTES;
+    let small = OutOfMemory { needed, left: memory.len() };
+    if memory.len() < needed {
+        return Err(small.into());
+    }
+    memory.split_first_chunk_mut().ok_or(small.into())
+}
+
+/// Looks through the directory: the card without its weights, and `weights.pages` if there is one.
+#[inline(never)]
+fn find_files<'m, D: BlockDevice>(
+    mut device: D,
+    memory: &mut [u8],
+) -> Result<(Volume, FatCard<'m, D>, Option<File>), MountError> {
+    let mut cache = SectorCache::new(scratch(memory)?.1)?;
     let volume = Volume::open(&mut device, &mut cache)?;
     let (mut index, mut sums, mut tokenizer, mut packed) = (None, None, None, None);
     let mut directory = volume.root();
@@ -102,25 +142,8 @@ pub fn mount<'m, D: BlockDevice>(mut device: D, arena: &mut Arena<'m>) -> Result
     let index = place("index.json", index)?;
     let sums = place("pages.crc", sums)?;
     let tokenizer = place("tokenizer.bin", tokenizer)?;
-    let mut card = FatCard { device, index, sums, tokenizer, weights: Place::NOWHERE, page_sectors: None };
-
-    let mut page = [0; PAGE_BYTES];
-    let manifest = read_manifest(&mut card, &mut page)?;
-    // Nothing is cut that the file could not have described: its size bounds what it can ask for.
-    let entries = arena.take(TensorTable::entries(&manifest.shape))?;
-    let table = read_tensors(&mut card, &mut page, &manifest, entries)?;
-    match manifest.layout {
-        Layout::Packed => {
-            let file = packed.ok_or(MountError::Missing("weights.pages"))?;
-            card.weights = Place::find("weights.pages", file, &volume, &mut card.device, &mut cache)?;
-        }
-        Layout::Files => {
-            let sectors = arena.take(table.pages() as usize)?;
-            files::locate(&volume, &mut card.device, &mut cache, &table, sectors)?;
-            card.page_sectors = Some(sectors);
-        }
-    }
-    Ok(Mounted { card, manifest, table })
+    let card = FatCard { device, index, sums, tokenizer, weights: Place::NOWHERE, page_sectors: None };
+    Ok((volume, card, packed))
 }
 
 impl<D> FatCard<'_, D> {

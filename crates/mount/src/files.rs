@@ -1,7 +1,7 @@
 //! The layout `files`: where every page lies, found in one pass over the directory.
 
 use pageformer_card::tensor::group_cells;
-use pageformer_card::{CELLS_PER_PAGE, PAGE_BYTES, PageFile, TensorKind, TensorTable};
+use pageformer_card::{CELLS_PER_PAGE, PAGE_BYTES, Page, PageFile, TensorKind, TensorTable};
 use pageformer_fat32::{BlockDevice, File, SectorCache, Volume};
 
 use crate::error::MountError;
@@ -10,7 +10,7 @@ use crate::fat_card::device_error;
 /// No page lies in sector 0.
 const UNSET: u32 = 0;
 
-/// Fills `sectors`, one for each page of the weights, in tape order.
+/// Fills `sectors`, one for each page of the weights, in tape order. `mask_page` is memory for one.
 ///
 /// The directory names the pages of a matrix by what they are: its mask pages, and its cell pages. Which cell
 /// pages follow which mask page only the masks can tell. So the pass over the directory puts, for each
@@ -20,6 +20,7 @@ pub(crate) fn locate<D: BlockDevice>(
     volume: &Volume,
     device: &mut D,
     cache: &mut SectorCache<'_>,
+    mask_page: &mut Page,
     table: &TensorTable<'_>,
     sectors: &mut [u32],
 ) -> Result<(), MountError> {
@@ -48,12 +49,11 @@ pub(crate) fn locate<D: BlockDevice>(
         if let TensorKind::Matrix { dims, .. } = kind {
             let torn = MountError::Masks(PageFile::Masks(tensor));
             let mut at = 0;
-            let mut mask_page = [0; PAGE_BYTES];
             for group in 0..dims.groups() {
                 let masks_after = (dims.groups() - 1 - group) as usize;
                 let sector = *places.get(at).ok_or(torn)?;
-                device.read(sector, &mut mask_page).map_err(device_error)?;
-                let cells = group_cells(&dims, group, &mask_page).map_err(|_| torn)?;
+                device.read(sector, mask_page).map_err(device_error)?;
+                let cells = group_cells(&dims, group, mask_page).map_err(|_| torn)?;
                 let cell_pages = cells.div_ceil(CELLS_PER_PAGE as u32) as usize;
                 at += 1;
                 places.get_mut(at..at + masks_after + cell_pages).ok_or(torn)?.rotate_left(masks_after);

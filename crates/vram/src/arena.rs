@@ -45,6 +45,11 @@ impl<'m> Arena<'m> {
         len.saturating_mul(size_of::<T>()).saturating_add(7) & !7
     }
 
+    /// What is left, to work in until the next part is cut. It holds anything.
+    pub fn scratch(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(self.rest)
+    }
+
     /// Bytes that are left.
     pub fn left(&self) -> usize {
         self.rest.len() * 8

@@ -65,7 +65,7 @@ impl From<Error> for BootError {
 ///
 /// # Errors
 /// If there is no card, it is not one of ours, or it does not fit.
-// Not inlined, here and below: a frame that is left before the conversation begins costs it no stack.
+// Not inlined, here and below: the stack of what is done before the conversation begins is free again by then.
 #[inline(never)]
 pub fn boot<'m, S: CardSlot>(slot: &'m mut S, memory: &'m mut [u64]) -> Result<Booted<'m, S>, BootError> {
     if !slot.acquire() {
@@ -73,7 +73,18 @@ pub fn boot<'m, S: CardSlot>(slot: &'m mut S, memory: &'m mut [u64]) -> Result<B
     }
     let bytes = size_of_val(memory);
     let mut arena = Arena::new(memory);
-    let Mounted { card, manifest, table } = mount(slot, &mut arena)?;
+    let mounted = mount(slot, &mut arena)?;
+    start(mounted, arena, bytes)
+}
+
+/// The second half of [`boot`]; `arena` is what is left of `bytes` bytes.
+#[inline(never)]
+fn start<'m, S: CardSlot>(
+    mounted: Mounted<'m, &'m mut S>,
+    mut arena: Arena<'m>,
+    bytes: usize,
+) -> Result<Booted<'m, S>, BootError> {
+    let Mounted { card, manifest, table } = mounted;
     let plan = plan(&Needs::new(&manifest, &table), bytes)?;
     let engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernels::best())?;
     Ok(Session::start(engine, &manifest, &mut arena)?)

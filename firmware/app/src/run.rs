@@ -34,15 +34,17 @@ where
 }
 
 /// Boots and talks, once.
+#[inline(never)]
 fn talk<S, P, H>(slot: &mut S, memory: &mut [u64], console: &mut Console<P, H>) -> End
 where
     S: CardSlot,
     P: Read + ReadReady + Write,
     H: Host,
 {
-    match boot(slot, memory) {
-        Ok(mut session) => match console.banner(&session) {
-            Ok(()) => console.run(&mut session),
+    // Matched by reference: a session of a kilobyte and more must not be on the stack twice.
+    match &mut boot(slot, memory) {
+        Ok(session) => match console.banner(session) {
+            Ok(()) => console.run(session),
             Err(Closed) => End::Closed,
         },
         Err(error) => match writeln!(console.terminal(), "\nerror: {error}") {

@@ -28,7 +28,7 @@ use spi::CardSpi;
 use uart::Uart;
 
 /// Bytes of the buffer that the model works in.
-const BUFFER_BYTES: usize = 40 * 1024;
+const BUFFER_BYTES: usize = 52 * 1024;
 
 #[entry]
 fn main() -> ! {

@@ -1,0 +1,184 @@
+//! QEMU, with a person or a script at its serial port.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// QEMU's program for Arm.
+pub const QEMU: &str = "qemu-system-arm";
+/// What the firmware prints when it waits for a line.
+pub const PROMPT: &[u8] = b"\r\n> ";
+/// The prompt of the page debugger.
+pub const PAGES_PROMPT: &[u8] = b"\r\npages> ";
+
+/// Instructions that the emulator counts in 2^shift ns of its own time, one each, with [`Options::counted`].
+const SHIFT: u32 = 5;
+
+/// Instructions in so many ticks of a clock of `hertz`, when instructions are counted.
+pub fn instructions(ticks: u64, hertz: u64) -> u64 {
+    (u128::from(ticks) * 1_000_000_000 / u128::from(hertz) >> SHIFT) as u64
+}
+
+/// What may be chosen.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options<'a> {
+    /// The card's image; none if there is to be no card.
+    pub image: Option<&'a Path>,
+    /// Time is a count of instructions: the same in every run.
+    pub counted: bool,
+    /// A socket for QEMU's monitor, to pull the card out.
+    pub monitor: Option<&'a Path>,
+}
+
+impl Options<'_> {
+    fn command(&self, firmware: &Path, serial: &str) -> Command {
+        let mut command = Command::new(QEMU);
+        command
+            .args(["-M", "lm3s6965evb", "-display", "none", "-serial", serial])
+            .arg("-kernel")
+            .arg(firmware);
+        match self.monitor {
+            Some(path) => {
+                command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", path.display()));
+            }
+            None if serial == "stdio" => {
+                command.args(["-monitor", "none"]);
+            }
+            None => {}
+        }
+        if let Some(image) = self.image {
+            // A comma in a path is doubled. What the guest writes is forgotten.
+            let path = image.display().to_string().replace(',', ",,");
+            command.arg("-drive").arg(format!("file={path},if=sd,format=raw,snapshot=on"));
+        }
+        if self.counted {
+            command.args(["-icount", &format!("shift={SHIFT},sleep=off")]);
+        }
+        command
+    }
+}
+
+/// Whether QEMU is installed.
+pub fn installed() -> bool {
+    Command::new(QEMU).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
+/// Connects this terminal with the firmware until QEMU ends (Ctrl-A X does).
+///
+/// # Errors
+/// If QEMU cannot be run.
+pub fn interactive(firmware: &Path, options: &Options<'_>) -> Result<()> {
+    // With the monitor on the same terminal, Ctrl-A X ends QEMU and Ctrl-C goes to the firmware.
+    let mut command = options.command(firmware, "mon:stdio");
+    let status = command.status().with_context(missing)?;
+    if !status.success() {
+        bail!("QEMU ended with {status}");
+    }
+    Ok(())
+}
+
+/// A running firmware that lines are typed to.
+pub struct Emulator {
+    child: Child,
+    stdin: ChildStdin,
+    output: Receiver<Vec<u8>>,
+    timeout: Duration,
+}
+
+impl Emulator {
+    /// Starts the firmware.
+    ///
+    /// # Errors
+    /// If QEMU cannot be run.
+    pub fn start(firmware: &Path, options: &Options<'_>) -> Result<Self> {
+        let mut child = options
+            .command(firmware, "stdio")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // QEMU warns of the board's timers that have no period yet.
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(missing)?;
+        let (Some(stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            bail!("QEMU has no pipes");
+        };
+        let (sender, output) = channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = stdout.read(&mut buffer) {
+                if sender.send(buffer[..n].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, stdin, output, timeout: Duration::from_secs(120) })
+    }
+
+    /// Everything that is printed up to the next prompt, which is included.
+    ///
+    /// # Errors
+    /// If none comes for two minutes: with what did.
+    pub fn until_prompt(&mut self) -> Result<Vec<u8>> {
+        self.until(&[PROMPT, PAGES_PROMPT])
+    }
+
+    /// Everything that is printed up to one of `ends`, which is included.
+    ///
+    /// # Errors
+    /// If none comes for two minutes: with what did.
+    pub fn until(&mut self, ends: &[&[u8]]) -> Result<Vec<u8>> {
+        let mut all = Vec::new();
+        let deadline = Instant::now() + self.timeout;
+        while !ends.iter().any(|end| all.ends_with(end)) {
+            match self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(bytes) => all.extend(bytes),
+                Err(error) => {
+                    let why = match error {
+                        RecvTimeoutError::Timeout => "the firmware prints nothing more",
+                        RecvTimeoutError::Disconnected => "QEMU has ended",
+                    };
+                    bail!("{why}, after: {}", String::from_utf8_lossy(&all));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Types bytes.
+    ///
+    /// # Errors
+    /// If QEMU has ended.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.stdin.write_all(bytes).and_then(|()| self.stdin.flush()).context("QEMU has ended")
+    }
+
+    /// Types a line and returns what comes up to the next prompt, without the line's echo and the prompt.
+    ///
+    /// # Errors
+    /// If no prompt comes.
+    pub fn line(&mut self, line: &str) -> Result<String> {
+        self.send(line.as_bytes())?;
+        self.send(b"\r")?;
+        let all = self.until_prompt()?;
+        let echo = format!("{line}\r\n");
+        let said = all.strip_prefix(echo.as_bytes()).unwrap_or(&all);
+        let said = [PAGES_PROMPT, PROMPT].iter().find_map(|end| said.strip_suffix(*end)).unwrap_or(said);
+        Ok(String::from_utf8_lossy(said).replace("\r\n", "\n"))
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn missing() -> String {
+    format!("{QEMU} cannot be run; on Debian: apt-get install --no-install-recommends qemu-system-arm")
+}

@@ -1,0 +1,113 @@
+//! Building the firmware.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::root;
+
+/// The target of the emulated board.
+pub const TARGET: &str = "thumbv7m-none-eabi";
+
+/// How to build for a bare-metal target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Toolchain {
+    /// The toolchain in use has the target: `rustup target add` was run.
+    Installed,
+    /// Debian's `rustc-web`, `cargo-web` and `rust-web-src`: `core` is built along; with this linker.
+    Debian(PathBuf),
+}
+
+impl Toolchain {
+    /// Looks for one that builds for `target`.
+    ///
+    /// # Errors
+    /// Says what to install.
+    pub fn find(target: &str) -> Result<Self> {
+        let directory = Command::new("rustc")
+            .args(["--print", "target-libdir", "--target", target])
+            .current_dir(root())
+            .output()
+            .ok()
+            .filter(|output| output.status.success())
+            .map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim().to_owned()));
+        // The directory of a target that is not installed is printed, too.
+        if directory.is_some_and(|dir| dir.is_dir()) {
+            return Ok(Self::Installed);
+        }
+        let linker =
+            (14..40).rev().map(|n| PathBuf::from(format!("/usr/bin/ld.lld-{n}"))).find(|p| p.exists());
+        let sysroot = Command::new("/usr/bin/rustc").args(["--print", "sysroot"]).output();
+        let sources = sysroot.ok().map(|output| {
+            let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+            sysroot.join("lib/rustlib/src/rust/library/core")
+        });
+        match (linker, sources) {
+            (Some(linker), Some(sources)) if sources.exists() => Ok(Self::Debian(linker)),
+            _ => bail!(
+                "no Rust toolchain here builds for {target}: run `rustup target add {target}`, or on Debian \
+                 `apt-get install rustc-web cargo-web rust-web-src lld-22`"
+            ),
+        }
+    }
+
+    /// A `cargo` that builds for `target`; give it the command and `--target`'s options behind [`Self::options`].
+    pub fn cargo(&self, target: &str) -> Command {
+        let mut command = match self {
+            Self::Installed => Command::new("cargo"),
+            Self::Debian(linker) => {
+                let mut command = Command::new("/usr/bin/cargo");
+                let variable = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
+                // Building `core` is unstable.
+                command.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", "/usr/bin/rustc").env(variable, linker);
+                command.env_remove("RUSTUP_TOOLCHAIN");
+                command
+            }
+        };
+        // What a cargo that runs this program has set for its own build is not meant for another.
+        for variable in ["CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    /// Options of `cargo build`.
+    pub fn options(&self) -> &'static [&'static str] {
+        match self {
+            Self::Installed => &[],
+            Self::Debian(_) => &["-Zbuild-std=core"],
+        }
+    }
+}
+
+/// Builds the firmware of the emulated board and returns its ELF file.
+///
+/// # Errors
+/// If there is no toolchain for it, or it does not build; then cargo has said why.
+pub fn build() -> Result<PathBuf> {
+    let toolchain = Toolchain::find(TARGET)?;
+    let dir = root().join("firmware/qemu-cortex-m3");
+    let target_dir = target_dir(&dir);
+    let status = toolchain
+        .cargo(TARGET)
+        .args(["build", "--release", "--quiet", "--locked", "--target", TARGET])
+        .args(toolchain.options())
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .current_dir(&dir)
+        .status()
+        .context("cargo cannot be run")?;
+    if !status.success() {
+        bail!("the firmware does not build; in {}", dir.display());
+    }
+    Ok(target_dir.join(TARGET).join("release/pageformer-qemu-cortex-m3"))
+}
+
+/// Where the firmware is built: its own folder, or one beside the rest if that is elsewhere.
+fn target_dir(firmware: &Path) -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => root().join(dir).join("firmware"),
+        None => firmware.join("target"),
+    }
+}

@@ -1,0 +1,108 @@
+//! `cargo xtask`: chores of the project.
+#![forbid(unsafe_code)]
+
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser};
+use pageformer_card::Layout;
+use xtask::emulator::{Emulator, Options, instructions};
+use xtask::{card, emulator, firmware};
+
+/// Chores of the project.
+#[derive(Parser)]
+enum Xtask {
+    /// Build the firmware for QEMU's Cortex-M3 board and talk to it
+    Emulate(Emulate),
+}
+
+/// Builds a card image and the firmware, and connects this terminal with the board's serial port. Ctrl-A X ends it.
+#[derive(Args)]
+struct Emulate {
+    /// The card: a folder or an image [default: stories260K, from the test data]
+    #[arg(long)]
+    card: Option<PathBuf>,
+    /// Type the lines of a file (`-`: the standard input) one by one, each when the prompt comes, and print the transcript
+    #[arg(long, value_name = "FILE")]
+    script: Option<PathBuf>,
+    /// Count the instructions of a token, the same in every run, and end
+    #[arg(long, conflicts_with = "script")]
+    bench: bool,
+}
+
+fn main() -> Result<()> {
+    match Xtask::parse() {
+        Xtask::Emulate(emulate) => emulate.run(),
+    }
+}
+
+impl Emulate {
+    fn run(self) -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let card = match self.card {
+            Some(card) => card,
+            None => match card::stories(dir.path(), Layout::Packed)? {
+                Some(card) => card,
+                None => bail!("the test data is not here; give a card with --card"),
+            },
+        };
+        let image = card::image(&card, &dir.path().join("card.img"))?;
+        eprintln!("building the firmware ...");
+        let firmware = firmware::build()?;
+        let options = Options { image: Some(&image), counted: self.bench, ..Options::default() };
+        match (&self.script, self.bench) {
+            (Some(script), _) => transcript(&firmware, &options, script),
+            (None, true) => bench(&firmware, &options),
+            (None, false) => {
+                eprintln!("Ctrl-A X ends QEMU");
+                emulator::interactive(&firmware, &options)
+            }
+        }
+    }
+}
+
+/// Types the lines of a file.
+fn transcript(firmware: &Path, options: &Options<'_>, script: &Path) -> Result<()> {
+    let lines: Vec<String> = match script.to_str() {
+        Some("-") => std::io::stdin().lock().lines().collect::<Result<_, _>>()?,
+        _ => std::fs::read_to_string(script)
+            .with_context(|| script.display().to_string())?
+            .lines()
+            .map(String::from)
+            .collect(),
+    };
+    let mut out = std::io::stdout().lock();
+    let mut emulator = Emulator::start(firmware, options)?;
+    out.write_all(&emulator.until_prompt()?)?;
+    for line in lines {
+        emulator.send(line.as_bytes())?;
+        emulator.send(b"\r")?;
+        out.write_all(&emulator.until_prompt()?)?;
+        out.flush()?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Prints what a token takes.
+fn bench(firmware: &Path, options: &Options<'_>) -> Result<()> {
+    let mut emulator = Emulator::start(firmware, options)?;
+    emulator.until_prompt()?;
+    let said = emulator.line("/bench")?;
+    print!("{said}");
+    match ticks(&said) {
+        Some((ticks, hertz)) => println!("{} instructions per token", instructions(ticks, hertz)),
+        None => bail!("the firmware has no clock"),
+    }
+    println!("\n{}", emulator.line("/memory")?);
+    Ok(())
+}
+
+/// `N ticks of M Hz per token`.
+fn ticks(said: &str) -> Option<(u64, u64)> {
+    let words: Vec<&str> = said.split_whitespace().collect();
+    let at = words.iter().position(|word| *word == "ticks")?;
+    let number = |word: &str| word.replace(',', "").parse().ok();
+    Some((number(words.get(at.checked_sub(1)?)?)?, number(words.get(at + 2)?)?))
+}
