@@ -31,6 +31,8 @@ use crate::tensor::Tensor;
 pub const VERSION: u32 = 1;
 /// Most tokens that may end a reply.
 pub const MAX_EOS: usize = 4;
+/// Most pages of the weights, and of `tokenizer.bin`: so many that all that is counted in pages fits a u32.
+pub const MAX_PAGES: u32 = 1 << 30;
 /// Longest string in `index.json`, in bytes; also the deepest constant that its reader needs.
 pub const MAX_STRING: usize = 256;
 
@@ -135,6 +137,8 @@ pub enum ManifestError {
     Shape(ShapeError),
     /// An entry of `tensors` is no tensor of this shape, or comes twice.
     Tensor(Text<32>),
+    /// A tensor of this shape is not among `tensors`.
+    MissingTensor(Tensor),
     /// A tensor's pages are fewer or more than its shape allows.
     TensorPages(Tensor),
     /// The tensors' pages do not add up to `tape_pages`.
@@ -165,6 +169,9 @@ impl fmt::Display for ManifestError {
             Self::Shape(e) => write!(f, "{e}; export the card again"),
             Self::Tensor(name) => {
                 write!(f, "`tensors`: `{}` is not a tensor of this model, or comes twice", name.as_str())
+            }
+            Self::MissingTensor(t) => {
+                write!(f, "`tensors`: {t}, which this model has, is missing; export the card again")
             }
             Self::TensorPages(t) => write!(f, "`tensors`: {t} cannot have that many pages with this model's shape"),
             Self::TapePages { said, sum } => {
@@ -584,6 +591,10 @@ impl Found {
         if !self.eos.into_iter().all(in_vocab) {
             return Err(ManifestError::Value("tokenizer.eos"));
         }
+        let tokenizer_pages = need(self.tokenizer_pages, "tokenizer.pages")?;
+        if tokenizer_pages > MAX_PAGES {
+            return Err(ManifestError::Value("tokenizer.pages"));
+        }
         let density = need(self.density, "density")?;
         if !(0.0..=1.0).contains(&density) {
             return Err(ManifestError::Value("density"));
@@ -603,7 +614,7 @@ impl Found {
             block: need(self.block, "block")?,
             density,
             tape_pages: need(self.tape_pages, "tape_pages")?,
-            tokenizer_pages: need(self.tokenizer_pages, "tokenizer.pages")?,
+            tokenizer_pages,
             bos: self.bos,
             eos: self.eos,
             chat,
@@ -672,9 +683,15 @@ impl<'m> TensorTable<'m> {
                 continue;
             }
             if *slot == UNSET {
-                return Err(ManifestError::Missing("tensors (one of the model's)"));
+                return Err(match shape.tensor(i as u32 - 1) {
+                    Some(tensor) => ManifestError::MissingTensor(tensor),
+                    None => ManifestError::Missing("tensors"),
+                });
             }
-            sum = sum.checked_add(*slot).ok_or(ManifestError::Value("tensors"))?;
+            sum = sum.saturating_add(*slot);
+            if sum > MAX_PAGES {
+                return Err(ManifestError::Value("tensors"));
+            }
             *slot = sum;
         }
         let table = Self { shape, starts };
