@@ -351,10 +351,9 @@ impl Manifest {
                         (Place::Unknown(deep), ..) => Place::Unknown(deep + 1),
                         (Place::Top, ..) => Place::Unknown(1),
                         // What is unknown inside a known object is not looked into.
-                        (_, known, _) => {
-                            let _ = known;
-                            return Err(ManifestError::Value("tensors, tokenizer or chat"));
-                        }
+                        (Place::Tensors, ..) => return Err(ManifestError::Value("tensors")),
+                        (Place::Chat, ..) => return Err(ManifestError::Value("chat")),
+                        (Place::Tokenizer | Place::Eos, ..) => return Err(ManifestError::Value("tokenizer")),
                     });
                     continue;
                 }
@@ -380,6 +379,7 @@ impl Manifest {
                     "pages" => found.tokenizer_pages = value.u32("tokenizer.pages")?,
                     "bos" if matches!(value, Value::Null) => {}
                     "bos" => found.bos = Some(value.u16("tokenizer.bos")?),
+                    "eos" => return Err(ManifestError::Value("tokenizer.eos")),
                     _ => {}
                 },
                 Place::Eos => {
@@ -547,7 +547,9 @@ impl Found {
             }
             "density" => self.density = value.f32("density")?,
             "tape_pages" => self.tape_pages = value.u32("tape_pages")?,
-            "tensors" | "tokenizer" => return Err(ManifestError::Value("tensors, tokenizer or chat")),
+            "tensors" => return Err(ManifestError::Value("tensors")),
+            "tokenizer" => return Err(ManifestError::Value("tokenizer")),
+            "chat" => return Err(ManifestError::Value("chat")),
             _ => {}
         }
         Ok(())
