@@ -6,6 +6,9 @@
 
 mod support;
 
+mod damage;
+mod faults;
+mod index;
 mod paging;
 mod pruning;
 mod right;
