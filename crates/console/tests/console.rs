@@ -1,0 +1,164 @@
+//! A person at the port, played by a script, over a real engine and a card in memory.
+
+use std::collections::VecDeque;
+
+use embedded_io::{ErrorType, Read, ReadReady, Write};
+use pageformer_card::{Layout, Norm, PAGE_BYTES, Shape, TensorTable};
+use pageformer_console::{Console, End, NoHost, Settings};
+use pageformer_engine::{Engine, Needs, Plan, Request, Session, kernels};
+use pageformer_model::{Model, Tokenizer};
+use pageformer_sim::{Fault, Faulty, MemoryCard};
+use pageformer_vram::{Arena, CardFile, read_manifest, read_tensors};
+
+/// Types bytes, and keeps what is printed. It is closed when there is nothing more to type.
+#[derive(Debug, Default)]
+struct Script {
+    keys: VecDeque<u8>,
+    /// A line has been begun.
+    in_line: bool,
+    printed: Vec<u8>,
+}
+
+impl ErrorType for Script {
+    type Error = core::convert::Infallible;
+}
+
+impl Read for Script {
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize, Self::Error> {
+        let Some(key) = self.keys.pop_front() else { return Ok(0) };
+        self.in_line = key != b'\r' && key != b'\n';
+        buf[0] = key;
+        Ok(1)
+    }
+}
+
+impl ReadReady for Script {
+    /// A line is begun at the prompt, not during an answer. When there is nothing more to type, the port is closed.
+    fn read_ready(&mut self) -> Result<bool, Self::Error> {
+        let line_feed = self.keys.front() == Some(&b'\n');
+        Ok(self.in_line || line_feed || self.printed.ends_with(b"> "))
+    }
+}
+
+impl Write for Script {
+    fn write(&mut self, buf: &[u8]) -> Result<usize, Self::Error> {
+        self.printed.extend_from_slice(buf);
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+/// A tiny model of zeros: it says the first token of its vocabulary for ever.
+fn card() -> MemoryCard {
+    let shape = Shape {
+        n_layers: 1,
+        d_model: 8,
+        d_ff: 8,
+        vocab: 128,
+        max_seq: 64,
+        n_heads: 2,
+        n_kv_heads: 1,
+        head_dim: 4,
+        norm: Norm::Rms,
+        norm_eps: 1e-5,
+        mlp: pageformer_card::Mlp::Gelu,
+        rope_theta: 10_000.0,
+        tied_embeddings: true,
+        final_norm: true,
+    };
+    let model = Model::zeros(shape).unwrap();
+    let files =
+        pageformer_toolchain::export(&model, &Tokenizer::ascii(), Layout::Packed, (4, 4), "nothing", "zeros")
+            .unwrap();
+    MemoryCard::from_files(files.files.iter().map(|f| (f.name.as_str(), f.bytes.as_slice())))
+}
+
+/// Types `keys` to a console over `card`; how it ended and what was printed, with lines that end in LF.
+fn type_to(card: Faulty<MemoryCard>, keys: &str) -> (End, String) {
+    let script = Script { keys: keys.bytes().collect(), ..Script::default() };
+    let mut card = card;
+    let faults = std::mem::take(&mut card.faults);
+    let mut memory = vec![0; 2048];
+    let mut arena = Arena::new(&mut memory);
+    let mut page = [0; PAGE_BYTES];
+    let manifest = read_manifest(&mut card, &mut page).unwrap();
+    let entries = arena.take(TensorTable::entries(&manifest.shape)).unwrap();
+    let table = read_tensors(&mut card, &mut page, &manifest, entries).unwrap();
+    let request = Request { page_metadata: true, batch: Some(1), ..Request::default() };
+    let plan = Plan::new(&Needs::new(&manifest, &table), 4096, &request).unwrap();
+    let engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernels::PORTABLE).unwrap();
+    let mut session = Session::start(engine, &manifest, &mut arena).unwrap();
+    session.engine_mut().vram_mut().card_mut().faults = faults;
+    let mut console = Console::new(script, NoHost, Settings { max_tokens: 5, ..Settings::default() });
+    console.banner(&session).unwrap();
+    let end = console.run(&mut session);
+    let printed = std::mem::take(&mut console.terminal().port_mut().printed);
+    (end, String::from_utf8_lossy(&printed).replace("\r\n", "\n"))
+}
+
+fn good() -> Faulty<MemoryCard> {
+    Faulty::new(card())
+}
+
+#[test]
+fn every_line_end_is_one_enter() {
+    for keys in ["/seed 1\r/seed 2\r", "/seed 1\n/seed 2\n", "/seed 1\r\n/seed 2\r\n"] {
+        let (end, said) = type_to(good(), keys);
+        assert_eq!(end, End::Closed);
+        assert!(said.contains("the seed is 1\n\n> /seed 2\nthe seed is 2\n\n> "), "{said}");
+    }
+}
+
+#[test]
+fn lines_are_edited() {
+    // Backspaces take back whole characters; arrows and the like are ignored; Ctrl-U forgets; Ctrl-C, too.
+    let (_, said) = type_to(good(), "/sedä\x7f\x08ed 12\x1b[A\x1b[3~3\rxxx\x15/max 7\rabc\x03/max 8\r");
+    assert!(said.contains("the seed is 123\n"), "{said}");
+    assert!(said.contains("an answer has 7 tokens"), "{said}");
+    assert!(said.contains("an answer has 8 tokens") && said.contains("^C"), "{said}");
+}
+
+#[test]
+fn a_long_line_is_refused() {
+    let (_, said) = type_to(good(), &format!("{}\r/max 9\r", "x".repeat(300)));
+    assert!(said.contains("more than 240 bytes") && said.contains("an answer has 9 tokens"), "{said}");
+    assert!(!said.contains("pages read per token"), "nothing was answered: {said}");
+}
+
+#[test]
+fn an_answer_and_what_it_took() {
+    let (_, said) =
+        type_to(good(), "/stats\rhello\r/stats\r/model\r/memory\r/bench\r/nonsense\r/temperature x\r");
+    assert!(said.contains("nothing has been answered yet"), "{said}");
+    assert!(said.contains("(5 tokens, ") && said.contains("cut at /max)"), "{said}");
+    assert!(said.contains("prompt: 5 tokens"), "{said}");
+    assert!(said.contains("nothing, from zeros") && said.contains("KV cache"), "{said}");
+    assert!(said.contains("16 tokens, ") && said.contains("reads per token"), "{said}");
+    assert!(said.contains("there is no /nonsense") && said.contains("`x` is not a temperature"), "{said}");
+}
+
+#[test]
+fn the_page_debugger() {
+    let (_, said) = type_to(good(), "hi\r/pages\rS\rP 0\rp 99999\rx\rR\rP 0\rH\rQ\r/max 3\r");
+    assert!(said.contains("page 0: dec0_ln1, page 0 of 1") && said.contains("checksum: right"), "{said}");
+    assert!(said.contains("there is no page 99999") && said.contains("not a key"), "{said}");
+    assert!(said.contains("loads:    0") && said.contains("an answer has 3 tokens"), "{said}");
+}
+
+#[test]
+fn a_card_that_is_gone_ends_the_session_and_a_bad_page_does_not() {
+    let mut pulled = good();
+    pulled.faults = vec![Fault::Pulled { after: 3 }];
+    let (end, said) = type_to(pulled, "hello\r");
+    assert_eq!(end, End::CardGone);
+    assert!(said.contains("error: ") && said.contains("the card is gone"), "{said}");
+
+    let mut bad = good();
+    bad.faults = (0..64).map(|page| Fault::Fails { file: CardFile::Weights, page, times: 9 }).collect();
+    let (end, said) = type_to(bad, "hello\r/card\r");
+    assert!(said.contains("error: ") && said.contains("read error"), "{said}");
+    assert_eq!(end, End::Reload);
+}
