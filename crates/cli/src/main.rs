@@ -2,6 +2,7 @@
 //! crate prints.
 #![forbid(unsafe_code)]
 
+mod card;
 mod commands;
 mod measure;
 mod session;
@@ -19,7 +20,8 @@ use commands::Command;
 #[command(
     version,
     propagate_version = true,
-    after_help = "A first walk, from a checkpoint to a chat:\n  \
+    after_help = "A first walk:\n  \
+        pageformer                                                  # a chat with the model that ships with it\n  \
         pageformer import llama2c stories260K.bin --tokenizer tok512.bin -o model/\n  \
         pageformer export model/ -o card/\n  \
         pageformer run card/ --prompt 'Once upon a time' --ram 96K --context 128\n\n\
@@ -27,11 +29,11 @@ use commands::Command;
 )]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command.run() {
+    match Cli::parse().command.unwrap_or_default().run() {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", whole(&error));

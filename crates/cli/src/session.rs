@@ -1,13 +1,12 @@
 //! From a card and some RAM to a session: what `run`, `chat` and `eval` share.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use pageformer_engine::{Engine, Error, Needs, Plan, PlanError, Request, Sampler, Session, kernels};
-use pageformer_sim::{HostCard, Opened, open};
+use pageformer_sim::{HostCard, Opened};
 use pageformer_vram::Arena;
 
+use crate::card::CardArg;
 use crate::ui::{Table, bytes, parse_bytes};
 
 /// A session over a card of this PC.
@@ -16,9 +15,9 @@ pub type HostSession<'m> = Session<'m, HostCard<'m>>;
 /// Options of everything that generates text.
 #[derive(Args, Clone)]
 pub struct Generate {
-    /// RAM for everything, as on a board: 65536, 96K, 2M
-    #[arg(long, value_name = "BYTES", default_value = "256K", value_parser = parse_bytes)]
-    pub ram: usize,
+    /// RAM for everything, as on a board: 65536, 96K, 2M [default: 256K; 48K for the default model]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub ram: Option<usize>,
     /// Positions: prompt and reply together [default: the model's own]
     #[arg(long, value_name = "POSITIONS")]
     pub context: Option<u32>,
@@ -98,18 +97,19 @@ pub fn buffer(bytes: usize) -> Vec<u64> {
     vec![0; bytes / 8]
 }
 
-/// Opens the card at `path` in `memory`.
+/// Opens a card in `memory`.
 pub fn start<'m>(
-    path: &Path,
+    card: &CardArg,
     memory: &'m mut [u64],
     request: &Request,
     tuning: &Tuning,
 ) -> Result<HostSession<'m>> {
     let ram = memory.len() * 8;
     let mut arena = Arena::new(memory);
-    let Opened { card, manifest, table } = open(path, &mut arena)?;
+    let name = card.name();
+    let Opened { card, manifest, table } = card.open(&mut arena)?;
     let plan = Plan::new(&Needs::new(&manifest, &table), ram, request).map_err(advise)?;
-    let in_card = || path.display().to_string();
+    let in_card = || name.clone();
     let engine =
         Engine::start(card, &manifest, table, &plan, &mut arena, tuning.kernel()?).with_context(in_card)?;
     Session::start(engine, &manifest, &mut arena).with_context(in_card)

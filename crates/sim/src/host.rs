@@ -9,6 +9,7 @@ use pageformer_vram::{Arena, Card, CardFile, OutOfMemory, ReadError, read_manife
 
 use crate::folder::FolderCard;
 use crate::image::FileDevice;
+use crate::memory::MemoryCard;
 
 /// Why a card cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +77,8 @@ pub enum HostCard<'m> {
     Folder(FolderCard),
     /// An image, mounted as a board mounts its card.
     Image(Box<FatCard<'m, FileDevice>>),
+    /// Memory.
+    Memory(MemoryCard),
 }
 
 /// A card and what its `index.json` says.
@@ -113,12 +116,8 @@ fn open_folder<'m>(dir: &Path, arena: &mut Arena<'m>) -> Result<Opened<'m>, Open
     if !dir.join("index.json").is_file() {
         return Err(OpenError::NotACard(dir.to_owned()));
     }
-    let bad_index = |error| OpenError::Manifest { path: dir.to_owned(), error };
     let mut card = FolderCard::open(dir)?;
-    let mut page = [0; PAGE_BYTES];
-    let manifest = read_manifest(&mut card, &mut page).map_err(bad_index)?;
-    let entries = arena.take(TensorTable::entries(&manifest.shape))?;
-    let table = read_tensors(&mut card, &mut page, &manifest, entries).map_err(bad_index)?;
+    let (manifest, table) = describe(&mut card, dir, arena)?;
     if manifest.layout == Layout::Files {
         arena.take::<u32>(table.pages() as usize)?;
     }
@@ -126,12 +125,35 @@ fn open_folder<'m>(dir: &Path, arena: &mut Arena<'m>) -> Result<Opened<'m>, Open
     Ok(Opened { card: HostCard::Folder(card), manifest, table })
 }
 
+/// Opens a card in memory, as [`open`] does; its layout is `packed`.
+///
+/// # Errors
+/// If it is damaged.
+pub fn open_memory<'m>(mut card: MemoryCard, arena: &mut Arena<'m>) -> Result<Opened<'m>, OpenError> {
+    let (manifest, table) = describe(&mut card, Path::new("card in memory"), arena)?;
+    Ok(Opened { card: HostCard::Memory(card), manifest, table })
+}
+
+/// What `index.json` says.
+fn describe<'m, C: Card>(
+    card: &mut C,
+    path: &Path,
+    arena: &mut Arena<'m>,
+) -> Result<(Manifest, TensorTable<'m>), OpenError> {
+    let bad_index = |error| OpenError::Manifest { path: path.to_owned(), error };
+    let mut page = [0; PAGE_BYTES];
+    let manifest = read_manifest(card, &mut page).map_err(bad_index)?;
+    let entries = arena.take(TensorTable::entries(&manifest.shape))?;
+    let table = read_tensors(card, &mut page, &manifest, entries).map_err(bad_index)?;
+    Ok((manifest, table))
+}
+
 impl HostCard<'_> {
     /// The file that each page of the weights lies in, in tape order, if this is a folder in the layout `files`.
     pub fn page_files(&self) -> Option<impl Iterator<Item = &PageFile>> {
         match self {
             HostCard::Folder(card) => card.page_files(),
-            HostCard::Image(_) => None,
+            HostCard::Image(_) | HostCard::Memory(_) => None,
         }
     }
 }
@@ -141,6 +163,7 @@ impl Card for HostCard<'_> {
         match self {
             HostCard::Folder(card) => card.bytes(file),
             HostCard::Image(card) => card.bytes(file),
+            HostCard::Memory(card) => card.bytes(file),
         }
     }
 
@@ -148,6 +171,7 @@ impl Card for HostCard<'_> {
         match self {
             HostCard::Folder(card) => card.read(file, first, pages),
             HostCard::Image(card) => card.read(file, first, pages),
+            HostCard::Memory(card) => card.read(file, first, pages),
         }
     }
 }

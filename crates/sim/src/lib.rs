@@ -13,7 +13,7 @@ mod memory;
 mod wrappers;
 
 pub use folder::FolderCard;
-pub use host::{HostCard, OpenError, Opened, open};
+pub use host::{HostCard, OpenError, Opened, open, open_memory};
 pub use image::FileDevice;
 pub use memory::MemoryCard;
 pub use wrappers::{Fault, Faulty, Read, Timed, Timing, Traced};

@@ -1,27 +1,28 @@
 //! `pageformer chat`.
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
-use clap::Args;
+use clap::Parser;
 use pageformer_engine::{Error, Stop};
 
+use crate::card::CardArg;
 use crate::session::{Account, Costs, Generate, HostSession, buffer, memory_table, start};
 use crate::ui::{bytes, parse_bytes};
 
 /// Talks to the model of a card, in as much RAM as a board has. Ctrl-C stops an answer. Piped, it prints the
 /// answers only.
-#[derive(Args)]
+#[derive(Parser)]
 #[command(after_help = "Examples:\n  \
+    pageformer chat                                   # the default model, as on a board with 64 KB\n  \
     pageformer chat card/ --ram 96K --context 128\n  \
     echo 'Once upon a time' | pageformer chat card/\n\n\
     A model without a chat template continues each line as a text of its own.")]
 pub struct Chat {
-    /// The card: a folder or an image
-    card: PathBuf,
+    #[command(flatten)]
+    card: CardArg,
     #[command(flatten)]
     generate: Generate,
 }
@@ -58,7 +59,7 @@ impl Chat {
         let person = io::stdin().is_terminal() && io::stdout().is_terminal();
         let mut first = true;
         loop {
-            let mut memory = buffer(self.generate.ram);
+            let mut memory = buffer(self.generate.ram.unwrap_or(self.card.default_ram()));
             let mut session =
                 start(&self.card, &mut memory, &self.generate.request(), &self.generate.tuning)?;
             session.sampler = self.generate.sampler();
@@ -69,7 +70,7 @@ impl Chat {
             let mut talk =
                 Talk { card: &self.card, session, stop: &stop, in_answer: &in_answer, person, last: None };
             match talk.lines(&mut self.generate)? {
-                Next::Ram(ram) => self.generate.ram = ram,
+                Next::Ram(ram) => self.generate.ram = Some(ram),
                 _ => return Ok(()),
             }
         }
@@ -96,7 +97,7 @@ fn greet(session: &HostSession<'_>, whole: bool) {
 }
 
 struct Talk<'a, 'm> {
-    card: &'a Path,
+    card: &'a CardArg,
     session: HostSession<'m>,
     stop: &'a AtomicBool,
     in_answer: &'a AtomicBool,

@@ -10,6 +10,7 @@ use pageformer_model::{Model, Reference, Sample, Score, Scorer, documents, evalu
 use serde_json::json;
 
 use super::eval_chat::eval_chat;
+use crate::card::CardArg;
 use crate::session::{HostSession, Tuning, buffer, explain, start};
 use crate::ui::{Progress, Table, parse_bytes};
 
@@ -23,8 +24,8 @@ use crate::ui::{Progress, Table, parse_bytes};
     Each document stands alone: begin token first, cut at the context. Bits per byte compare models with\n\
     different tokenizers.")]
 pub struct Eval {
-    /// A card (folder or image) or a model folder
-    model: PathBuf,
+    /// A card (folder or image) or a model folder [default: the chat model that ships with this program]
+    model: Option<PathBuf>,
     /// The text
     #[arg(long, value_name = "FILE", required_unless_present = "chat")]
     text: Option<PathBuf>,
@@ -59,9 +60,9 @@ pub struct Eval {
 impl Eval {
     pub fn run(self) -> Result<()> {
         if let Some(corpus) = &self.chat {
-            let mut memory = buffer(self.ram.unwrap_or_else(|| enough(&self.model)));
+            let mut memory = buffer(self.ram.unwrap_or_else(|| self.enough()));
             let request = Request { context: self.context, batch: self.tuning.batch, ..Request::default() };
-            let mut session = start(&self.model, &mut memory, &request, &self.tuning)?;
+            let mut session = start(&self.card_arg(), &mut memory, &request, &self.tuning)?;
             return eval_chat(&mut session, corpus, self.sample, self.wrong, self.json);
         }
         let path = self.text.clone().unwrap_or_default();
@@ -71,8 +72,8 @@ impl Eval {
         if documents.is_empty() {
             bail!("{}: no document to score; check --separator and --documents", path.display());
         }
-        let (score, engine) = if self.model.join("config.json").is_file() {
-            (self.reference(documents)?, "f32 reference")
+        let (score, engine) = if let Some(model) = self.model.as_ref().filter(|m| m.join("config.json").is_file()) {
+            (self.reference(model, documents)?, "f32 reference")
         } else {
             (self.card(documents)?, "int8 engine")
         };
@@ -99,8 +100,17 @@ impl Eval {
         Ok(())
     }
 
-    fn reference(&self, documents: &[&str]) -> Result<Score> {
-        let (mut model, tokenizer) = Model::load(&self.model)?;
+    fn card_arg(&self) -> CardArg {
+        CardArg { path: self.model.clone() }
+    }
+
+    /// RAM for everything on the card: twice its files and some, of which only what is used is ever touched.
+    fn enough(&self) -> usize {
+        self.model.as_deref().map_or(0, size_on_disk) + (256 << 20)
+    }
+
+    fn reference(&self, model: &Path, documents: &[&str]) -> Result<Score> {
+        let (mut model, tokenizer) = Model::load(model)?;
         if let Some(context) = self.context {
             if context == 0 || context > model.shape.max_seq {
                 bail!("--context {context} is not possible: this model has 1 to {}", model.shape.max_seq);
@@ -118,7 +128,7 @@ impl Eval {
     }
 
     fn card(&self, documents: &[&str]) -> Result<Score> {
-        let ram = self.ram.unwrap_or_else(|| enough(&self.model));
+        let ram = self.ram.unwrap_or_else(|| self.enough());
         let mut memory = buffer(ram);
         let request = Request {
             context: self.context,
@@ -126,7 +136,7 @@ impl Eval {
             all_logits: true,
             ..Request::default()
         };
-        let mut session = start(&self.model, &mut memory, &request, &self.tuning)?;
+        let mut session = start(&self.card_arg(), &mut memory, &request, &self.tuning)?;
         let samples = documents.iter().map(|text| sample(&mut session, text)).collect::<Result<Vec<_>>>()?;
         let mut progress = Progress::new("scoring");
         let all = samples.len() as u64;
@@ -134,11 +144,11 @@ impl Eval {
     }
 }
 
-/// RAM for everything on a card: twice its files and some, of which only what is used is ever touched.
-fn enough(path: &Path) -> usize {
+/// Twice the bytes of a card's files, or of an image as far as a card can reach.
+fn size_on_disk(path: &Path) -> usize {
     let own = fs::metadata(path).map_or(0, |m| if m.is_file() { m.len() } else { 0 });
     let inside = fs::read_dir(path).into_iter().flatten().flatten().filter_map(|e| e.metadata().ok());
-    2 * (own.min(256 << 20) + inside.map(|m| m.len()).sum::<u64>()) as usize + (256 << 20)
+    2 * (own.min(256 << 20) + inside.map(|m| m.len()).sum::<u64>()) as usize
 }
 
 /// A document as the card's own tokenizer encodes it.

@@ -11,6 +11,7 @@ use pageformer_image::{FileSource, Options, write_image};
 use pageformer_sim::open;
 use pageformer_vram::Arena;
 
+use crate::card::{CardArg, DEFAULT_FILES};
 use crate::session::buffer;
 use crate::ui::{Progress, bytes};
 
@@ -21,8 +22,8 @@ use crate::ui::{Progress, bytes};
     sudo dd if=card.img of=/dev/sdX bs=1M conv=fsync    # onto a real card: mind the X\n\n\
     Such an image is also what QEMU takes, and what `pageformer run` and `chat` mount as a board would.")]
 pub struct Image {
-    /// The card's folder
-    card: PathBuf,
+    #[command(flatten)]
+    card: CardArg,
     /// The image to write
     #[arg(short, long)]
     output: PathBuf,
@@ -30,10 +31,13 @@ pub struct Image {
 
 impl Image {
     pub fn run(self) -> Result<()> {
-        if !self.card.is_dir() {
-            bail!("{}: not a folder; give the folder that `pageformer export` wrote", self.card.display());
-        }
-        let files = files(&self.card)?;
+        let files = match &self.card.path {
+            Some(dir) if dir.is_dir() => files(dir)?,
+            Some(other) => {
+                bail!("{}: not a folder; give the folder that `pageformer export` wrote", other.display())
+            }
+            None => DEFAULT_FILES.map(|(name, bytes)| (name.into(), FileSource::Bytes(bytes.to_vec()))).into(),
+        };
         let mut progress = Progress::new("writing");
         let report =
             write_image(&files, &self.output, &Options::default(), &mut |done, all| progress.set(done, all))?;

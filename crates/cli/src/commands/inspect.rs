@@ -1,16 +1,16 @@
 //! `pageformer inspect`.
 
-use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 use pageformer_card::page::pages_for;
 use pageformer_card::tensor::group_cells;
 use pageformer_card::{Layout, Mlp, Norm, PAGE_BYTES, Role, Tensor, TensorKind, TensorTable};
-use pageformer_sim::{HostCard, Opened, open};
+use pageformer_sim::{HostCard, Opened};
 use pageformer_vram::{Arena, Card, CardFile};
 use serde_json::json;
 
+use crate::card::CardArg;
 use crate::session::buffer;
 use crate::ui::{Table, bar, bytes};
 
@@ -18,8 +18,8 @@ use crate::ui::{Table, bar, bytes};
 #[derive(Args)]
 #[command(after_help = "Examples:\n  pageformer inspect card/\n  pageformer inspect card.img --json")]
 pub struct Inspect {
-    /// The card: a folder or an image
-    card: PathBuf,
+    #[command(flatten)]
+    card: CardArg,
     /// Print one JSON object instead
     #[arg(long)]
     json: bool,
@@ -45,7 +45,7 @@ impl Row {
 impl Inspect {
     pub fn run(self) -> Result<()> {
         let mut memory = buffer(64 << 20);
-        let Opened { mut card, manifest, table } = open(&self.card, &mut Arena::new(&mut memory))?;
+        let Opened { mut card, manifest, table } = self.card.open(&mut Arena::new(&mut memory))?;
         let rows = rows(&mut card, &table)?;
         let kept: u64 = rows.iter().filter_map(|r| r.cells).map(|c| c.0).sum();
         let all: u64 = rows.iter().filter_map(|r| r.cells).map(|c| c.1).sum();
@@ -90,7 +90,7 @@ impl Inspect {
             n if n == shape.n_heads => "MHA",
             _ => "GQA",
         };
-        println!("{} ({})", manifest.name.as_str(), self.card.display());
+        println!("{} ({})", manifest.name.as_str(), self.card.name());
         println!(
             "  model      {} parameters: {} layers, d_model {}, d_ff {}, {} heads x {} ({attention}, {} KV), vocabulary {}, {} positions",
             shape.parameters(),

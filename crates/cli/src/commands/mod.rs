@@ -15,7 +15,7 @@ mod verify;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{Parser, Subcommand};
 
 /// What to do.
 #[derive(Subcommand)]
@@ -41,6 +41,13 @@ pub enum Command {
     Chat(chat::Chat),
     /// Measure how well a model predicts a text
     Eval(eval::Eval),
+}
+
+/// A program that is told nothing chats with its default model.
+impl Default for Command {
+    fn default() -> Self {
+        Command::Chat(chat::Chat::parse_from(["chat"]))
+    }
 }
 
 impl Command {

@@ -1,12 +1,12 @@
 //! `pageformer run`.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
+use crate::card::CardArg;
 use crate::session::{Account, Generate, buffer, explain, memory_table, start};
 
 /// Continues a text with the model of a card, in as much RAM as a board has.
@@ -18,8 +18,8 @@ use crate::session::{Account, Generate, buffer, explain, memory_table, start};
     The text goes to the standard output, what it took to the error output.\n\
     The text is the same for every --ram, --batch, --kernel, layout, folder or image, and on every board.")]
 pub struct Run {
-    /// The card: a folder or an image
-    card: PathBuf,
+    #[command(flatten)]
+    card: CardArg,
     /// The text to continue; empty begins a new one
     #[arg(long, default_value = "")]
     prompt: String,
@@ -33,7 +33,8 @@ pub struct Run {
 impl Run {
     pub fn run(self) -> Result<()> {
         self.generate.check()?;
-        let mut memory = buffer(self.generate.ram);
+        let ram = self.generate.ram.unwrap_or(self.card.default_ram());
+        let mut memory = buffer(ram);
         let mut session = start(&self.card, &mut memory, &self.generate.request(), &self.generate.tuning)?;
         session.sampler = self.generate.sampler();
         let stop = session.manifest().chat.map(|chat| chat.stop).unwrap_or_default();
@@ -94,7 +95,7 @@ impl Run {
             "kernel": session.engine().kernel().name,
             "ram_bytes": ram,
             "ram_total": plan.total(),
-            "ram_given": self.generate.ram,
+            "ram_given": ram,
             "logits_digest": format!("{:016x}", session.digest().0),
         });
         writeln!(out, "{object:#}")?;

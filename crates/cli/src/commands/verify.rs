@@ -1,6 +1,5 @@
 //! `pageformer verify`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -10,10 +9,11 @@ use pageformer_card::sums::SumLayout;
 use pageformer_card::tensor::group_cells;
 use pageformer_card::tokenizer::TokenizerHeader;
 use pageformer_card::{CELLS_PER_PAGE, PAGE_BYTES, Page, Tensor, TensorKind, TileRecord};
-use pageformer_sim::{HostCard, Opened, open};
+use pageformer_sim::{HostCard, Opened};
 use pageformer_vram::{Arena, Card, CardFile};
 use serde_json::json;
 
+use crate::card::CardArg;
 use crate::session::buffer;
 use crate::ui::Progress;
 
@@ -24,8 +24,8 @@ use crate::ui::Progress;
     after_help = "Examples:\n  pageformer verify card/\n  pageformer verify /dev/sdX      # a whole card, read only"
 )]
 pub struct Verify {
-    /// The card: a folder or an image
-    card: PathBuf,
+    #[command(flatten)]
+    card: CardArg,
     /// Print one JSON object instead
     #[arg(long)]
     json: bool,
@@ -40,7 +40,7 @@ struct Problem {
 impl Verify {
     pub fn run(self) -> Result<ExitCode> {
         let mut memory = buffer(64 << 20);
-        let mut opened = open(&self.card, &mut Arena::new(&mut memory))?;
+        let mut opened = self.card.open(&mut Arena::new(&mut memory))?;
         let mut check = Check { problems: Vec::new(), checked: 0 };
         check.card(&mut opened);
         if self.json {
@@ -57,12 +57,12 @@ impl Verify {
             match check.problems.len() {
                 0 => println!(
                     "{}: good; {} pages checked, every checksum, shape and offset is right",
-                    self.card.display(),
+                    self.card.name(),
                     check.checked
                 ),
                 n => println!(
                     "{}: {n} problems; export the card again, or copy its files again",
-                    self.card.display()
+                    self.card.name()
                 ),
             }
         }

@@ -1,0 +1,49 @@
+//! The card of a command: a folder, an image, or the model that ships with the program.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use pageformer_sim::{MemoryCard, Opened, open, open_memory};
+use pageformer_vram::Arena;
+
+/// The files of the default model's card, in the program itself so that it needs nothing else.
+pub const DEFAULT_FILES: [(&str, &[u8]); 4] = [
+    ("index.json", include_bytes!("../../../models/chat/card/index.json")),
+    ("pages.crc", include_bytes!("../../../models/chat/card/pages.crc")),
+    ("tokenizer.bin", include_bytes!("../../../models/chat/card/tokenizer.bin")),
+    ("weights.pages", include_bytes!("../../../models/chat/card/weights.pages")),
+];
+
+/// RAM for the default model: a board with 64 KB of SRAM, with 16 KB of it left for the stack and the rest.
+const DEFAULT_RAM: usize = 48 << 10;
+/// RAM for other cards: what an ESP32-S3 can give.
+const OTHER_RAM: usize = 256 << 10;
+
+/// A card, named or not.
+#[derive(Args, Clone, Default)]
+pub struct CardArg {
+    /// The card: a folder or an image [default: the chat model that ships with this program]
+    #[arg(value_name = "CARD")]
+    pub path: Option<PathBuf>,
+}
+
+impl CardArg {
+    /// Opens the card.
+    pub fn open<'m>(&self, arena: &mut Arena<'m>) -> Result<Opened<'m>> {
+        Ok(match &self.path {
+            Some(path) => open(path, arena)?,
+            None => open_memory(MemoryCard::from_files(DEFAULT_FILES), arena)?,
+        })
+    }
+
+    /// What to call it.
+    pub fn name(&self) -> String {
+        self.path.as_ref().map_or("the default model".into(), |path| path.display().to_string())
+    }
+
+    /// RAM where none is given.
+    pub fn default_ram(&self) -> usize {
+        if self.path.is_some() { OTHER_RAM } else { DEFAULT_RAM }
+    }
+}
