@@ -1,11 +1,10 @@
 //! A model as the files of a card.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pageformer_card::manifest::MAX_EOS;
+use pageformer_card::manifest::{MAX_EOS, is_block};
 use pageformer_card::tokenizer::TokenizerKind;
 use pageformer_card::writer::{self, Merge, Vocabulary};
 use pageformer_card::{Chat, Layout, Manifest, Page, PageFile, Role, Tensor, TensorKind, Text};
@@ -29,7 +28,7 @@ pub enum ExportError {
         model: u32,
     },
     /// The vocabulary is too large for a card's tables.
-    #[error("a vocabulary of {0} tokens with merges does not fit a card: at most 65,535 tokens and ranks")]
+    #[error("a vocabulary of {0} tokens with merges does not fit a card: at most 65,534 tokens and ranks")]
     LargeVocab(u32),
     /// More end tokens than a card holds.
     #[error("{0} tokens end a reply; a card holds at most {MAX_EOS}")]
@@ -37,6 +36,12 @@ pub enum ExportError {
     /// A text is too long for the manifest.
     #[error("the {0} is longer than a card can hold ({1} bytes); shorten it")]
     Text(&'static str, usize),
+    /// Not a pruning block.
+    #[error("blocks of {0}x{1} are not possible: outputs and inputs are multiples of 4, at most 256")]
+    Block(u32, u32),
+    /// A chat template without a place for the message.
+    #[error("the chat template {0:?} has no {{}} where the user's message goes")]
+    ChatTemplate(String),
     /// A file could not be written.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -46,7 +51,7 @@ pub enum ExportError {
         source: io::Error,
     },
     /// The output is something else.
-    #[error("{path} exists and is not a card; give another place, or remove it first", path = .0.display())]
+    #[error("{path} is not of a card that could be replaced; give another place, or remove it first", path = .0.display())]
     Exists(PathBuf),
 }
 
@@ -89,6 +94,9 @@ pub fn export(
     source: &str,
 ) -> Result<CardFiles, ExportError> {
     model.check()?;
+    if !is_block(block) {
+        return Err(ExportError::Block(block.0, block.1));
+    }
     let (mut all_cells, mut kept_cells) = (0, 0);
     let mut tensors = Vec::new();
     for tensor in model.shape.iter_tensors() {
@@ -203,6 +211,9 @@ fn eos(model: &Model) -> Result<[Option<u16>; MAX_EOS], ExportError> {
 
 fn chat(model: &Model) -> Result<Option<Chat>, ExportError> {
     let Some(chat) = &model.chat else { return Ok(None) };
+    if !chat.user.contains("{}") {
+        return Err(ExportError::ChatTemplate(chat.user.clone()));
+    }
     Ok(Some(Chat {
         user: Text::new(&chat.user).ok_or(ExportError::Text("chat template", 96))?,
         stop: Text::new(&chat.stop).ok_or(ExportError::Text("chat's stop text", 32))?,
@@ -240,32 +251,36 @@ fn tokenizer_pages(model: &Model, tokenizer: &Tokenizer) -> Result<Vec<Page>, Ex
     }))
 }
 
-/// Writes a card into the folder `dir`, replacing a card that is there. The files go to a folder beside it
-/// first, so that a crash leaves either the old card or the new one. `progress` is told files done and in all.
+/// Writes a card into the folder `dir`, replacing a card that is there, but nothing else. The files go to a folder
+/// beside it first and the old card is moved aside before it is removed, so that after a crash one of the two is
+/// whole, in `dir` or beside it. `progress` is told files done and in all.
 ///
 /// # Errors
-/// If `dir` is something else than a card, or a file cannot be written.
+/// If `dir` holds anything but a card, or a file cannot be written.
 pub fn write_card(
     card: &CardFiles,
     dir: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), ExportError> {
-    let io = |path: &Path| {
+    fn io(path: &Path) -> impl FnOnce(io::Error) -> ExportError + use<> {
         let path = path.to_owned();
         move |source| ExportError::Io { path, source }
-    };
-    // Another program's index.json, or that of the original sketch, does not say so.
-    let index = fs::read_to_string(dir.join("index.json")).unwrap_or_default();
-    let is_card = index.contains("\"format\": \"pageformer\"");
-    let is_empty = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
-    if dir.exists() && !is_card && !is_empty {
-        return Err(ExportError::Exists(dir.to_owned()));
     }
-    let mut partial = dir.as_os_str().to_owned();
-    let _ = write!(partial, ".partial");
-    let partial = PathBuf::from(partial);
-    if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(io(&partial))?;
+    // Without a slash at the end, so that the name can be added to.
+    let dir = std::path::absolute(dir).map_err(io(dir))?;
+    let dir = dir.components().as_path();
+    check_replaceable(dir)?;
+    let beside = |ending: &str| {
+        let mut path = dir.as_os_str().to_owned();
+        path.push(ending);
+        PathBuf::from(path)
+    };
+    let (partial, old) = (beside(".partial"), beside(".old"));
+    for leftover in [&partial, &old] {
+        if leftover.exists() {
+            check_replaceable(leftover)?;
+            fs::remove_dir_all(leftover).map_err(io(leftover))?;
+        }
     }
     fs::create_dir_all(&partial).map_err(io(&partial))?;
     for (done, file) in (1..).zip(&card.files) {
@@ -274,7 +289,37 @@ pub fn write_card(
         progress(done, card.files.len() as u64);
     }
     if dir.exists() {
-        fs::remove_dir_all(dir).map_err(io(dir))?;
+        fs::rename(dir, &old).map_err(io(dir))?;
     }
-    fs::rename(&partial, dir).map_err(io(dir))
+    fs::rename(&partial, dir).map_err(io(dir))?;
+    if old.exists() {
+        fs::remove_dir_all(&old).map_err(io(&old))?;
+    }
+    Ok(())
+}
+
+/// Whether `dir` may be replaced: it is not there, or holds nothing but the files of a card.
+fn check_replaceable(dir: &Path) -> Result<(), ExportError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(ExportError::Io { path: dir.to_owned(), source }),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|source| ExportError::Io { path: dir.to_owned(), source })?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let ours = match &*name {
+            // Another program's index.json, or that of the original sketch, does not say so.
+            "index.json" => {
+                fs::read_to_string(entry.path()).is_ok_and(|text| text.contains("\"format\": \"pageformer\""))
+            }
+            "pages.crc" | "tokenizer.bin" | "weights.pages" | "pages.meta" => true,
+            name => PageFile::parse(name).is_some(),
+        };
+        if !ours {
+            return Err(ExportError::Exists(entry.path()));
+        }
+    }
+    Ok(())
 }
