@@ -1,49 +1,134 @@
 //! The KV cache and attention over it.
+//!
+//! Keys lie like the cells of a matrix whose outputs are positions: blocks of 8 positions × 4 channels, so that
+//! one vector register holds what 8 scores need next. Values lie in pairs of positions, channel by channel:
+//! what one multiply-add of 16-bit numbers takes. The weights of a softmax become 16-bit integers, so that
+//! everything but the softmax itself is integer arithmetic, exact in any order.
 
 use pageformer_card::{Shape, bf16};
 use pageformer_vram::{Arena, OutOfMemory};
 
-use crate::numerics::{bf16_scale, dot_i8, exp, max_of, quantize, quantize_with, sqrt, sum_of};
+use crate::kernels::Compute;
+use crate::numerics::{bf16_scale, exp, max_of, quantize, quantize_with, round_i16, sqrt, sum_of};
 use crate::plan::kv_lens;
 
+/// Positions of a block of keys: what the cache's positions are padded to.
+pub const BLOCK: usize = 8;
+/// Channels of a block of keys.
+pub const CHANNELS: usize = 4;
+/// Positions whose weighted values are summed as integers before they become f32: 256 · 127 · 32,767 fits i32.
+pub const SUM_POSITIONS: usize = 256;
+/// Largest weight of a softmax as an integer, part of the definition of the results. Any value near 32,767 is as
+/// good; how far two of them are apart is rounding noise. With this one the greedy text of the reference checkpoint
+/// is that of f64 arithmetic to its end, which makes a good test.
+const MOST: f32 = 32_746.0;
+/// Weights below this are taken for zero: their inverse scale would not be finite.
+const TINY: f32 = 1e-30;
+
 /// Keys and values of all positions: int8, with one bf16 scale for each position and KV head, rounded up.
+/// `places` are the positions, padded to whole blocks; `channels` is `head_dim`, padded to multiples of 4.
 pub(crate) struct KvCache<'m> {
-    keys: Half<'m>,
-    values: Half<'m>,
+    /// `(n_layers, n_kv_heads, places / 8, channels / 4, 8, 4)`
+    keys: &'m mut [i8],
+    /// `(n_layers, n_kv_heads, places / 2, channels, 2)`
+    values: &'m mut [i8],
+    /// `(n_layers, n_kv_heads, places)`
+    key_scales: &'m mut [u16],
+    /// `(n_layers, n_kv_heads, places)`
+    value_scales: &'m mut [u16],
     shape: Shape,
-    context: usize,
+    places: usize,
+    channels: usize,
 }
 
-/// Keys or values.
-struct Half<'m> {
-    /// `(n_layers, n_kv_heads, context, head_dim)`
-    quantized: &'m mut [i8],
-    /// `(n_layers, n_kv_heads, context)`
-    scales: &'m mut [u16],
+/// The part of the cache that belongs to one KV head of one layer; `places` are as many positions as attention
+/// looks at, padded to whole blocks.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    /// `(places / 8, channels / 4, 8, 4)`
+    pub keys: &'a [i8],
+    /// bf16 `(places)`
+    pub key_scales: &'a [u16],
+    /// `(places / 2, channels, 2)`
+    pub values: &'a [i8],
+    /// bf16 `(places)`
+    pub value_scales: &'a [u16],
+    /// Positions; those of `places` beyond them hold anything.
+    pub seen: usize,
+    /// `head_dim`, padded to a multiple of 4.
+    pub channels: usize,
+}
+
+/// Memory that attention works in.
+pub struct Scratch<'a> {
+    /// A quantized query `(channels)`.
+    pub query: &'a mut [i8],
+    /// Scores, then weights `(places)`.
+    pub scores: &'a mut [f32],
+    /// Weights as integers `(places)`.
+    pub weights: &'a mut [i16],
+}
+
+/// The two integer products of attention, which a kernel may have better instructions for.
+pub(crate) trait Products {
+    /// `scores[t] = (scale · key_scales[t]) · Σ_c query[c]·key[t][c]` for whole blocks.
+    fn scores(query: &[i8], scale: f32, keys: &[i8], key_scales: &[u16], scores: &mut [f32]);
+
+    /// `out[c] = Σ_t weights[t]·value[t][c]`, in sums of [`SUM_POSITIONS`] positions, which are then added in
+    /// order as f32. `values` is `(weights / 2, channels, 2)`; `out` may be shorter than `channels`.
+    fn mix(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]);
 }
 
 impl<'m> KvCache<'m> {
     pub fn cut(arena: &mut Arena<'m>, shape: &Shape, context: u32) -> Result<Self, OutOfMemory> {
         let (values, scales) = kv_lens(shape, context);
-        let mut half = || Ok(Half { quantized: arena.take(values)?, scales: arena.take(scales)? });
-        Ok(Self { keys: half()?, values: half()?, shape: *shape, context: context as usize })
+        Ok(Self {
+            keys: arena.take(values)?,
+            values: arena.take(values)?,
+            key_scales: arena.take(scales)?,
+            value_scales: arena.take(scales)?,
+            shape: *shape,
+            places: (context as usize).next_multiple_of(BLOCK),
+            channels: (shape.head_dim as usize).next_multiple_of(CHANNELS),
+        })
     }
 
-    /// The first of a layer's and head's `context` places.
+    /// The first of a layer's and head's places.
     fn first(&self, layer: u32, head: usize) -> usize {
-        (layer as usize * self.shape.n_kv_heads as usize + head) * self.context
+        (layer as usize * self.shape.n_kv_heads as usize + head) * self.places
     }
 
     /// Keeps the keys and values of `position`: `k`, `v` are `(n_kv_heads, head_dim)`. `None` if a value is not
     /// finite.
-    pub fn store(&mut self, layer: u32, position: usize, k: &[f32], v: &[f32]) -> Option<()> {
-        let width = self.shape.head_dim as usize;
+    pub fn store(
+        &mut self,
+        compute: &dyn Compute,
+        layer: u32,
+        position: usize,
+        k: &[f32],
+        v: &[f32],
+        memory: &mut [i8],
+    ) -> Option<()> {
+        let (width, channels) = (self.shape.head_dim as usize, self.channels);
+        let quantized = memory.get_mut(..width)?;
         for (head, (k, v)) in k.chunks_exact(width).zip(v.chunks_exact(width)).enumerate() {
-            let at = self.first(layer, head) + position;
-            for (half, x) in [(&mut self.keys, k), (&mut self.values, v)] {
-                let scale = bf16_scale(x)?;
-                *half.scales.get_mut(at)? = scale;
-                quantize_with(x, scale, half.quantized.get_mut(at * width..(at + 1) * width)?);
+            let first = self.first(layer, head);
+            let at = first + position;
+
+            *self.key_scales.get_mut(at)? = compute.quantize_head(k, quantized)?;
+            let block = (first + position / BLOCK * BLOCK) * channels;
+            let block = self.keys.get_mut(block..block + BLOCK * channels)?;
+            let cells = block.chunks_exact_mut(BLOCK * CHANNELS);
+            for (cell, k) in cells.zip(quantized.chunks(CHANNELS)) {
+                let from = position % BLOCK * CHANNELS;
+                cell.get_mut(from..from + k.len())?.copy_from_slice(k);
+            }
+
+            *self.value_scales.get_mut(at)? = compute.quantize_head(v, quantized)?;
+            let pair = (first + position / 2 * 2) * channels;
+            let pair = self.values.get_mut(pair..pair + 2 * channels)?;
+            for (slot, v) in pair.iter_mut().skip(position % 2).step_by(2).zip(&*quantized) {
+                *slot = *v;
             }
         }
         Some(())
@@ -53,57 +138,141 @@ impl<'m> KvCache<'m> {
     ///
     /// `out[h] = Σₜ softmaxₜ(q[h]·k[t] / √head_dim) · v[t]`
     ///
-    /// - `q`, `out`: `(n_heads, head_dim)`
-    /// - `q8`: memory, `(head_dim)`; `scores`: memory, `(context)`
-    ///
-    /// `None` if a value is not finite. The sum over `t` runs in order of position for every channel, so that
-    /// a compiler may take several channels at once.
+    /// `q`, `out`: `(n_heads, head_dim)`. `None` if a value is not finite.
     pub fn attend(
         &self,
+        compute: &dyn Compute,
         layer: u32,
         seen: usize,
         q: &[f32],
         out: &mut [f32],
-        q8: &mut [i8],
-        scores: &mut [f32],
+        scratch: &mut Scratch<'_>,
     ) -> Option<()> {
-        let width = self.shape.head_dim as usize;
-        let queries_per_kv = (self.shape.n_heads / self.shape.n_kv_heads) as usize;
-        let shrink = 1.0 / sqrt(width as f32);
-        let (q8, scores) = (q8.get_mut(..width)?, scores.get_mut(..seen)?);
-        for (head, (q, out)) in q.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
-            let at = self.first(layer, head / queries_per_kv);
-            let (keys, key_scales) = self.keys.part(at, seen, width)?;
-            let (values, value_scales) = self.values.part(at, seen, width)?;
-
-            let q_scale = quantize(q, q8)? * shrink;
-            for (score, (key, scale)) in scores.iter_mut().zip(keys.chunks_exact(width).zip(key_scales)) {
-                *score = (q_scale * bf16::to_f32(*scale)) * dot_i8(q8, key) as f32;
-            }
-            let most = max_of(scores);
-            for score in scores.iter_mut() {
-                *score = exp(*score - most);
-            }
-            let sum = sum_of(scores, |e| e);
-            out.fill(0.0);
-            for ((score, scale), value) in scores.iter().zip(value_scales).zip(values.chunks_exact(width)) {
-                let weight = *score * bf16::to_f32(*scale);
-                for (out, v) in out.iter_mut().zip(value) {
-                    *out += weight * f32::from(*v);
-                }
-            }
-            let inverse = 1.0 / sum;
-            for out in out.iter_mut() {
-                *out *= inverse;
+        let (width, channels) = (self.shape.head_dim as usize, self.channels);
+        let group = (self.shape.n_heads / self.shape.n_kv_heads) as usize * width;
+        let places = seen.next_multiple_of(BLOCK);
+        for (head, (q, out)) in q.chunks_exact(group).zip(out.chunks_exact_mut(group)).enumerate() {
+            let at = self.first(layer, head);
+            let head = Head {
+                keys: self.keys.get(at * channels..(at + places) * channels)?,
+                key_scales: self.key_scales.get(at..at + places)?,
+                values: self.values.get(at * channels..(at + places) * channels)?,
+                value_scales: self.value_scales.get(at..at + places)?,
+                seen,
+                channels,
+            };
+            for (q, out) in q.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+                compute.attend(&head, q, out, scratch)?;
             }
         }
         Some(())
     }
 }
 
-impl Half<'_> {
-    /// The first `seen` places from `at` on: `(seen, width)` and `(seen)`.
-    fn part(&self, at: usize, seen: usize, width: usize) -> Option<(&[i8], &[u16])> {
-        Some((self.quantized.get(at * width..(at + seen) * width)?, self.scales.get(at..at + seen)?))
+/// bf16 scale of one head's key or value, which is quantized into `out`. `None` if a value is not finite.
+#[inline(always)]
+pub(crate) fn quantize_head(x: &[f32], out: &mut [i8]) -> Option<u16> {
+    let scale = bf16_scale(x)?;
+    quantize_with(x, scale, out);
+    Some(scale)
+}
+
+/// Attention of one query `q` `(head_dim)`.
+#[inline(always)]
+pub(crate) fn attend<P: Products>(
+    head: &Head<'_>,
+    q: &[f32],
+    out: &mut [f32],
+    scratch: &mut Scratch<'_>,
+) -> Option<()> {
+    let places = head.key_scales.len();
+    let query = scratch.query.get_mut(..head.channels)?;
+    let scores = scratch.scores.get_mut(..places)?;
+    let weights = scratch.weights.get_mut(..places)?;
+
+    let scale = quantize(q, query)? / sqrt(q.len() as f32);
+    query.get_mut(q.len()..)?.fill(0);
+    P::scores(query, scale, head.keys, head.key_scales, scores);
+    scores.get_mut(head.seen..)?.fill(f32::NEG_INFINITY);
+
+    let most = max_of(scores);
+    for score in scores.iter_mut() {
+        *score = exp(*score - most);
+    }
+    let sum = sum_of(scores, |e| e);
+    if !most.is_finite() || !sum.is_finite() {
+        return None;
+    }
+
+    // Weights of the integers: the softmax's, times the values' scales.
+    for (score, scale) in scores.iter_mut().zip(head.value_scales) {
+        *score *= bf16::to_f32(*scale);
+    }
+    let most = max_of(scores);
+    if most < TINY {
+        out.fill(0.0);
+        return Some(());
+    }
+    let inverse = MOST / most;
+    for (weight, score) in weights.iter_mut().zip(&*scores) {
+        *weight = round_i16(*score * inverse);
+    }
+    P::mix(weights, head.values, head.channels, out);
+    let scale = most / (MOST * sum);
+    for out in out.iter_mut() {
+        *out *= scale;
+    }
+    Some(())
+}
+
+/// Plain Rust, which defines the results.
+pub(crate) struct Plain;
+
+impl Products for Plain {
+    #[inline(always)]
+    fn scores(query: &[i8], scale: f32, keys: &[i8], key_scales: &[u16], scores: &mut [f32]) {
+        let blocks = keys.chunks_exact(BLOCK * query.len().max(1));
+        let outputs = scores.chunks_exact_mut(BLOCK).zip(key_scales.chunks_exact(BLOCK));
+        for (block, (scores, scales)) in blocks.zip(outputs) {
+            let mut sums = [0i32; BLOCK];
+            for (cell, query) in block.chunks_exact(BLOCK * CHANNELS).zip(query.chunks_exact(CHANNELS)) {
+                for (sum, key) in sums.iter_mut().zip(cell.chunks_exact(CHANNELS)) {
+                    for (k, q) in key.iter().zip(query) {
+                        *sum += i32::from(*k) * i32::from(*q);
+                    }
+                }
+            }
+            for (score, (sum, key_scale)) in scores.iter_mut().zip(sums.iter().zip(scales)) {
+                *score = (scale * bf16::to_f32(*key_scale)) * *sum as f32;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn mix(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
+        mix_from(0, weights, values, channels, out);
+    }
+}
+
+/// [`Products::mix`] for the channels from `from` on.
+#[inline(always)]
+pub(crate) fn mix_from(from: usize, weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
+    const WIDTH: usize = 4;
+    for (number, out) in out.chunks_mut(WIDTH).enumerate().skip(from / WIDTH) {
+        let at = number * WIDTH * 2;
+        out.fill(0.0);
+        let parts = weights.chunks(SUM_POSITIONS).zip(values.chunks(SUM_POSITIONS * channels.max(1)));
+        for (weights, values) in parts {
+            let mut sums = [0i32; WIDTH];
+            for (w, pair) in weights.chunks_exact(2).zip(values.chunks_exact(2 * channels.max(1))) {
+                let Some(pair) = pair.get(at..at + 2 * WIDTH) else { continue };
+                for (sum, v) in sums.iter_mut().zip(pair.chunks_exact(2)) {
+                    *sum += i32::from(w[0]) * i32::from(v[0]) + i32::from(w[1]) * i32::from(v[1]);
+                }
+            }
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out += sum as f32;
+            }
+        }
     }
 }

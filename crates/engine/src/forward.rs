@@ -1,15 +1,14 @@
 //! The forward pass: one pass over the tape for up to `batch` positions.
 
 use pageformer_card::page::FLOATS_PER_PAGE;
-use pageformer_card::page::f32_at;
 use pageformer_card::{Manifest, Mlp, Norm, Page, Role, Shape, Tensor, TensorKind, TensorTable};
 use pageformer_vram::{Arena, Card, CardFile, Frames, OutOfMemory, Vram};
 
-use crate::attention::KvCache;
+use crate::attention::{KvCache, Scratch};
 use crate::error::Error;
 use crate::kernels::{Input, Kernel};
 use crate::matrix::MatrixPages;
-use crate::numerics::{gelu, quantize_segments, rotation, silu, sqrt, sum_of};
+use crate::numerics::{rotary_frequency, rotation};
 use crate::plan::{ActivationLens, Needs, Plan};
 
 /// What a step computes on its way. `B` is the number of positions of the step; widths are padded to
@@ -25,9 +24,13 @@ struct Activations<'m> {
     quantized: &'m mut [i8],
     /// Its scales `(B, segments of 256)`.
     scales: &'m mut [f32],
-    /// Attention scores of one head `(context)`.
+    /// Attention scores of one head `(context)`, padded to whole blocks of the KV cache.
     scores: &'m mut [f32],
-    /// Cosine and sine of every rotary pair `(B, head_dim / 2, 2)`.
+    /// The same as integer weights.
+    weights: &'m mut [i16],
+    /// Rotary frequencies `(head_dim / 2)`.
+    frequencies: &'m mut [f32],
+    /// Cosines, then sines, of every rotary pair `(B, 2, head_dim / 2)`.
     rope: &'m mut [f32],
     /// Mask page of the group that streams by.
     mask_page: &'m mut Page,
@@ -43,6 +46,8 @@ impl<'m> Activations<'m> {
             quantized: arena.take(lens.quantized)?,
             scales: arena.take(lens.scales)?,
             scores: arena.take(lens.scores)?,
+            weights: arena.take(lens.weights)?,
+            frequencies: arena.take(lens.frequencies)?,
             rope: arena.take(lens.rope)?,
             mask_page: arena.take::<Page>(1)?.first_mut().ok_or(page)?,
         })
@@ -93,6 +98,9 @@ impl<'m, C: Card> Engine<'m, C> {
         let meta = arena.take(if plan.page_metadata { needs.weights_pages as usize } else { 0 })?;
         let kv = KvCache::cut(arena, &shape, plan.context)?;
         let act = Activations::cut(arena, &ActivationLens::new(&shape, plan.context, plan.batch))?;
+        for (pair, frequency) in (0..).zip(act.frequencies.iter_mut()) {
+            *frequency = rotary_frequency(shape.rope_theta, shape.head_dim, pair);
+        }
         let logits = arena.take(plan.logits_rows as usize * shape.vocab.next_multiple_of(4) as usize)?;
         let frames = Frames {
             sums: arena.take(plan.sum_pages as usize)?,
@@ -147,6 +155,7 @@ impl<'m, C: Card> Engine<'m, C> {
         let (d, q_dim, kv_dim) = (shape.d_model as usize, shape.q_dim() as usize, shape.kv_dim() as usize);
         let [d_pad, q_pad, kv_pad, ff_pad] = [shape.d_model, shape.q_dim(), shape.kv_dim(), shape.d_ff]
             .map(|n| n.next_multiple_of(4) as usize);
+        let compute = self.kernel.compute();
         self.passes += 1;
 
         // x = embedding of each token
@@ -175,17 +184,19 @@ impl<'m, C: Card> Engine<'m, C> {
             let (k, v) = kv.split_at_mut(v_at - k_at);
             let not_finite = |role| Error::NotFinite(Tensor::Layer(layer, role));
             for (b, (k, v)) in k.chunks_mut(kv_pad).zip(v.chunks(kv_pad)).take(batch).enumerate() {
-                let angles = angles(act.rope, &shape, b);
                 let (Some(k), Some(v)) = (k.get_mut(..kv_dim), v.get(..kv_dim)) else { continue };
-                rotate(k, angles, shape.head_dim as usize);
+                compute.rotate(k, angles(act.rope, &shape, b));
                 let position = self.position as usize + b;
-                self.kv.store(layer, position, k, v).ok_or(not_finite(Role::Wk))?;
+                let stored = self.kv.store(compute, layer, position, k, v, act.quantized);
+                stored.ok_or(not_finite(Role::Wk))?;
             }
+            let mut scratch = Scratch { query: act.quantized, scores: act.scores, weights: act.weights };
             for (b, (q, h)) in q.chunks_mut(q_pad).zip(act.h.chunks_mut(q_pad)).take(batch).enumerate() {
                 let (Some(q), Some(h)) = (q.get_mut(..q_dim), h.get_mut(..q_dim)) else { continue };
-                rotate(q, angles(act.rope, &shape, b), shape.head_dim as usize);
+                compute.rotate(q, angles(act.rope, &shape, b));
                 let seen = self.position as usize + b + 1;
-                self.kv.attend(layer, seen, q, h, act.quantized, act.scores).ok_or(not_finite(Role::Wq))?;
+                let attended = self.kv.attend(compute, layer, seen, q, h, &mut scratch);
+                attended.ok_or(not_finite(Role::Wq))?;
             }
 
             // x += Wo·h
@@ -199,18 +210,14 @@ impl<'m, C: Card> Engine<'m, C> {
             match shape.mlp {
                 Mlp::Gelu => {
                     self.multiply(Tensor::Layer(layer, Role::W1), Buffer::Wide(0), batch)?;
-                    for up in self.act.wide.iter_mut().take(batch * ff_pad) {
-                        *up = gelu(*up);
-                    }
+                    compute.gelu(self.act.wide.get_mut(..batch * ff_pad).unwrap_or(&mut []));
                 }
                 Mlp::SwiGlu => {
                     let gate_at = batch * ff_pad; // up (B, ff_pad), then gate (B, ff_pad)
                     self.multiply(Tensor::Layer(layer, Role::Wgate), Buffer::Wide(gate_at), batch)?;
                     self.multiply(Tensor::Layer(layer, Role::W1), Buffer::Wide(0), batch)?;
                     let (up, gate) = self.act.wide.split_at_mut(gate_at);
-                    for (up, gate) in up.iter_mut().zip(gate) {
-                        *up *= silu(*gate);
-                    }
+                    compute.swiglu(up, gate.get(..gate_at).unwrap_or(&[]));
                 }
             }
             self.quantize(Tensor::Layer(layer, Role::W1), Buffer::Wide(0), batch, shape.d_ff as usize)?;
@@ -234,7 +241,9 @@ impl<'m, C: Card> Engine<'m, C> {
         self.quantize(last_norm, Buffer::H, rows, d)?;
         let head = if shape.tied_embeddings { Tensor::Embedding } else { Tensor::Head };
         self.multiply(head, Buffer::Logits, rows)?;
-        if !self.logits.iter().all(|logit| logit.is_finite()) {
+        if !compute
+            .all_finite(self.logits.get(..rows * shape.vocab.next_multiple_of(4) as usize).unwrap_or(&[]))
+        {
             return Err(Error::NotFinite(head));
         }
         self.position += batch as u32;
@@ -271,7 +280,7 @@ impl<'m, C: Card> Engine<'m, C> {
 
     /// `quantized, scales = buffer`: `(batch, width)`. `from` is the tensor that filled the buffer.
     fn quantize(&mut self, from: Tensor, buffer: Buffer, batch: usize, width: usize) -> Result<(), Error> {
-        let act = &mut self.act;
+        let (act, compute) = (&mut self.act, self.kernel.compute());
         let values = match buffer {
             Buffer::H => &*act.h,
             Buffer::Wide(at) => act.wide.get(at..).unwrap_or(&[]),
@@ -282,7 +291,7 @@ impl<'m, C: Card> Engine<'m, C> {
         let scales = act.scales.chunks_mut(width.div_ceil(256));
         for ((values, out), scales) in rows.zip(scales).take(batch) {
             let values = values.get(..width).unwrap_or(values);
-            quantize_segments(values, out, scales).ok_or(Error::NotFinite(from))?;
+            compute.quantize(values, out, scales).ok_or(Error::NotFinite(from))?;
         }
         Ok(())
     }
@@ -291,35 +300,31 @@ impl<'m, C: Card> Engine<'m, C> {
     fn norm(&mut self, tensor: Tensor, batch: usize) -> Result<(), Error> {
         let d = self.shape.d_model as usize;
         let (d_pad, eps) = (d.next_multiple_of(4), self.shape.norm_eps);
+        let (compute, centred) = (self.kernel.compute(), self.shape.norm == Norm::Layer);
         let (x, h) = (&*self.act.x, &mut *self.act.h);
         for (x, h) in x.chunks(d_pad).zip(h.chunks_mut(d_pad)).take(batch) {
             let (x, h) = (x.get(..d).unwrap_or(x), h.get_mut(..d).unwrap_or(&mut []));
-            let mean = match self.shape.norm {
-                Norm::Rms => 0.0,
-                Norm::Layer => sum_of(x, |x| x) / d as f32,
-            };
-            let variance = sum_of(x, |x| (x - mean) * (x - mean)) / d as f32;
-            let inverse = 1.0 / sqrt(variance + eps);
-            for (h, x) in h.iter_mut().zip(x) {
-                *h = (x - mean) * inverse;
-            }
+            compute.normalize(x, centred, eps, h);
         }
         // The vector streams by: gains, then biases.
-        let pages = self.table.pages_of(tensor);
-        for (number, page) in pages.clone().enumerate() {
+        let mut at = 0;
+        for page in self.table.pages_of(tensor) {
             let bytes = self.vram.pages(page, 1).map_err(|fault| locate(&self.table, fault))?;
             let Some(bytes) = bytes.first() else { continue };
-            let from = number * FLOATS_PER_PAGE;
+            let gains = d.saturating_sub(at).min(FLOATS_PER_PAGE);
+            let (gain, bias) = bytes.split_at(gains * 4);
             for h in h.chunks_mut(d_pad).take(batch) {
-                for at in 0..FLOATS_PER_PAGE {
-                    let value = f32_at(bytes, at);
-                    match (from + at).checked_sub(d) {
-                        None => h[from + at] *= value,
-                        Some(bias) if bias < d && self.shape.norm == Norm::Layer => h[bias] += value,
-                        Some(_) => break,
-                    }
+                if let Some(h) = h.get_mut(at.min(d)..d) {
+                    compute.scale_by(h, gain);
+                }
+                if let Some(h) = h.get_mut((at + gains).saturating_sub(d)..d)
+                    && centred
+                    && gains < FLOATS_PER_PAGE
+                {
+                    compute.shift_by(h, bias);
                 }
             }
+            at += FLOATS_PER_PAGE;
         }
         Ok(())
     }
@@ -327,19 +332,19 @@ impl<'m, C: Card> Engine<'m, C> {
     /// `x += h`.
     fn add_to_residual(&mut self, batch: usize) {
         let len = batch * self.shape.d_model.next_multiple_of(4) as usize;
-        for (x, h) in self.act.x.iter_mut().zip(self.act.h.iter()).take(len) {
-            *x += h;
+        if let (Some(x), Some(h)) = (self.act.x.get_mut(..len), self.act.h.get(..len)) {
+            self.kernel.compute().add(x, h);
         }
     }
 
     /// Cosines and sines of the next `batch` positions.
     fn fill_rope(&mut self, batch: usize) {
-        let half = self.shape.head_dim as usize / 2;
-        for (i, pair) in self.act.rope.chunks_exact_mut(2).take(batch * half).enumerate() {
-            let position = self.position + (i / half) as u32;
-            let (cos, sin) =
-                rotation(self.shape.rope_theta, self.shape.head_dim, (i % half) as u32, position);
-            pair.copy_from_slice(&[cos, sin]);
+        let (act, width) = (&mut self.act, self.shape.head_dim as usize);
+        for (position, angles) in (self.position..).zip(act.rope.chunks_exact_mut(width).take(batch)) {
+            let (cosines, sines) = angles.split_at_mut(width / 2);
+            for ((cos, sin), frequency) in cosines.iter_mut().zip(sines).zip(act.frequencies.iter()) {
+                (*cos, *sin) = rotation(*frequency, position);
+            }
         }
     }
 
@@ -409,19 +414,8 @@ pub(crate) fn locate(table: &TensorTable<'_>, fault: pageformer_vram::Fault) -> 
     Error::Page(fault, within)
 }
 
-/// The angles of position `b` of a step: `(head_dim / 2, 2)`.
+/// The angles of position `b` of a step: `head_dim / 2` cosines, then as many sines.
 fn angles<'a>(rope: &'a [f32], shape: &Shape, b: usize) -> &'a [f32] {
     let width = shape.head_dim as usize;
     rope.get(b * width..(b + 1) * width).unwrap_or(&[])
-}
-
-/// Rotates channel `i` of every head with channel `i + head_dim / 2`.
-fn rotate(heads: &mut [f32], angles: &[f32], head_dim: usize) {
-    for head in heads.chunks_exact_mut(head_dim) {
-        let (first, second) = head.split_at_mut(head_dim / 2);
-        for ((a, b), angle) in first.iter_mut().zip(second).zip(angles.chunks_exact(2)) {
-            let (cos, sin) = (angle[0], angle[1]);
-            (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
-        }
-    }
 }

@@ -1,7 +1,6 @@
 //! A matrix that streams by: `y = W·x` over the pages of the tape.
 
 use pageformer_card::matrix::TileRecord;
-use pageformer_card::tensor::group_cells;
 use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page, Tensor};
 use pageformer_vram::{Card, CardFile, Fault, Vram};
 
@@ -36,31 +35,48 @@ impl MatrixPages {
         y: &mut [f32],
         mask_page: &mut Page,
     ) -> Result<(), Error> {
-        let mut page = self.pages.start;
-        for group in 0..self.dims.groups() {
-            let torn = Error::Tape { tensor: self.tensor, page: page - self.pages.start };
-            if page >= self.pages.end {
-                return Err(torn);
+        let compute = kernel.compute();
+        let (mut page, end) = (self.pages.start, self.pages.end);
+        let mut group = 0;
+        while group < self.dims.groups() {
+            let torn = |page| Error::Tape { tensor: self.tensor, page: page - self.pages.start };
+            if page >= end {
+                return Err(torn(page));
             }
-            match vram.pages(page, 1).map_err(|fault| self.fault(fault))?.first() {
-                Some(bytes) => *mask_page = *bytes,
-                None => return Err(torn),
-            }
-            page += 1;
-            let mut cells = group_cells(&self.dims, group, mask_page).map_err(|_| torn)? as usize;
-            let end = page + cells.div_ceil(CELLS_PER_PAGE) as u32;
-            if end > self.pages.end {
-                return Err(torn);
-            }
-            let mut product = GroupProduct::new(&self.dims, group, mask_page, x, y);
-            product.feed(kernel, &[]);
-            while page < end {
-                let run = vram.pages(page, end - page).map_err(|fault| self.fault(fault))?;
-                page += run.len() as u32;
-                let bytes = run.as_flattened();
-                let bytes = bytes.get(..cells * CELL_BYTES).unwrap_or(bytes);
-                cells -= bytes.len() / CELL_BYTES;
-                product.feed(kernel, bytes);
+            let mut run = vram.pages(page, end - page).map_err(|fault| self.fault(fault))?;
+            // The groups that lie in this run.
+            while let Some((masks, rest)) = run.split_first()
+                && group < self.dims.groups()
+            {
+                let cells = compute.kept_cells(&self.dims, group, masks).ok_or(torn(page))?;
+                let pages = cells.div_ceil(CELLS_PER_PAGE);
+                let after = page + 1 + pages as u32;
+                if after > end {
+                    return Err(torn(page));
+                }
+                if let Some((here, later)) = rest.split_at_checked(pages) {
+                    let bytes = here.as_flattened();
+                    let bytes = bytes.get(..cells * CELL_BYTES).unwrap_or(bytes);
+                    GroupProduct::new(&self.dims, group, masks, x, y).feed(kernel, bytes);
+                    (run, page) = (later, after);
+                } else {
+                    // Only its beginning does; its masks must outlast the run.
+                    *mask_page = *masks;
+                    let mut product = GroupProduct::new(&self.dims, group, mask_page, x, y);
+                    product.feed(kernel, rest.as_flattened());
+                    let mut left = cells - rest.len() * CELLS_PER_PAGE;
+                    page += 1 + rest.len() as u32;
+                    while page < after {
+                        let run = vram.pages(page, after - page).map_err(|fault| self.fault(fault))?;
+                        page += run.len() as u32;
+                        let bytes = run.as_flattened();
+                        let bytes = bytes.get(..left * CELL_BYTES).unwrap_or(bytes);
+                        left -= bytes.len() / CELL_BYTES;
+                        product.feed(kernel, bytes);
+                    }
+                    run = &[];
+                }
+                group += 1;
             }
         }
         if page == self.pages.end {

@@ -4,6 +4,11 @@
 //!   `mul_add`, and Rust never contracts. `sin`, `cos` and `pow` are `libm`'s, which is the same code everywhere.
 //! - A reduction adds in one order: 8 interleaved partial sums (element `i` goes to sum `i mod 8`), then a
 //!   fixed tree. A compiler may put the 8 sums into a vector register without changing a bit.
+//! - A number becomes an integer by adding 1.5 · 2²³, which leaves the integer in the low bits: to nearest,
+//!   halves to even. It is one addition on every target, with or without a floating-point unit.
+//!
+//! Everything here is `inline(always)`: each [kernel](crate::kernels) compiles its own copy for the
+//! instructions that it has.
 
 use pageformer_card::matrix::TILE_INPUTS;
 
@@ -29,17 +34,18 @@ pub fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     tree(sums)
 }
 
-/// `eˣ`. Below −87 it is 0; above 88.7 it stays at e^88.7. The error is below 2 units in the last place.
+/// 1.5 · 2²³: adding it rounds to the nearest integer, which is then in the low bits.
+const ROUND: f32 = 12_582_912.0;
+
+/// `eˣ`. Below −87 it is 0; above 88.3 it stays at e^88.3. The error is below 2 units in the last place.
 ///
 /// `x = n·ln 2 + r`, `|r| ≤ ln 2 / 2`; `eʳ` by a polynomial, `2ⁿ` by its bits.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    /// 1.5 · 2²³: adding it rounds to the nearest integer.
-    const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts; the first has few bits, so that `n ·` it is exact.
     const LN2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
     let clamped = if x < -87.0 { -87.0 } else { x };
-    let clamped = if clamped > 88.7 { 88.7 } else { clamped };
+    let clamped = if clamped > 88.3 { 88.3 } else { clamped };
     let shifted = clamped * core::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = (clamped - n * LN2.0) - n * LN2.1;
@@ -51,11 +57,9 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 0.5;
     let p = p * r + 1.0;
     let p = p * r + 1.0;
-    // The low bits of `shifted` are n; n = 128 would need an exponent that does not exist: two halves.
+    // n is −126 to 127 here.
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-    let half = n >> 1;
-    let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
-    let e = p * power(half) * power(n - half);
+    let e = p * f32::from_bits((n.wrapping_add(127) << 23) as u32);
     if x < -87.0 { 0.0 } else { e }
 }
 
@@ -98,8 +102,7 @@ fn magnitude_bits(values: &[f32]) -> u32 {
 /// Magnitudes below this are taken for zero: their inverse scale would not be finite.
 const TINY: f32 = 1e-30;
 
-/// Quantizes one segment to int8, symmetric: `s = max|x| / 127`, `q = x · (127 / max|x|)` rounded half away
-/// from zero. Returns `s`, or `None` if a value is not finite.
+/// Quantizes one segment to int8, symmetric: `s = max|x| / 127`, `q = x · (127 / max|x|)` rounded. Returns `s`, or `None` if a value is not finite.
 #[inline(always)]
 pub fn quantize(values: &[f32], out: &mut [i8]) -> Option<f32> {
     let most = f32::from_bits(magnitude_bits(values));
@@ -117,10 +120,16 @@ pub fn quantize(values: &[f32], out: &mut [i8]) -> Option<f32> {
     Some(most * (1.0 / 127.0))
 }
 
-/// Half away from zero, for magnitudes that int8 holds.
+/// To the nearest integer, halves to even, for magnitudes that int8 holds.
 #[inline(always)]
 pub fn round(v: f32) -> i8 {
-    (v + f32::copysign(0.5, v)) as i32 as i8
+    (v + ROUND).to_bits() as i8
+}
+
+/// To the nearest integer, halves to even, for magnitudes that i16 holds.
+#[inline(always)]
+pub fn round_i16(v: f32) -> i16 {
+    (v + ROUND).to_bits() as i16
 }
 
 /// Quantizes `values` in segments of 256 into `out`, padded with zeros; a scale for each into `scales`.
@@ -165,23 +174,111 @@ pub fn quantize_with(values: &[f32], scale: u16, out: &mut [i8]) {
     }
 }
 
-/// int8 · int8 → i32, exact in any order.
-#[inline(always)]
-pub fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
-    a.iter().zip(b).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum()
-}
-
-/// `√x`, rounded alike everywhere.
+/// `√x`, rounded alike everywhere, as IEEE 754 demands: by the processor's instruction where every one has it.
 #[inline(always)]
 pub fn sqrt(x: f32) -> f32 {
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse"))]
+    return crate::kernels::sqrt(x);
+    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse")))]
     libm::sqrtf(x)
 }
 
-/// Cosine and sine of the rotary angle of channel pair `pair` at `position`.
-pub fn rotation(theta: f32, head_dim: u32, pair: u32, position: u32) -> (f32, f32) {
-    let frequency = 1.0 / libm::powf(theta, (2 * pair) as f32 / head_dim as f32);
+/// Radians a position of channel pair `pair`: `theta^(−2·pair / head_dim)`.
+pub fn rotary_frequency(theta: f32, head_dim: u32, pair: u32) -> f32 {
+    1.0 / libm::powf(theta, (2 * pair) as f32 / head_dim as f32)
+}
+
+/// Cosine and sine of the rotary angle at `position`.
+pub fn rotation(frequency: f32, position: u32) -> (f32, f32) {
     let angle = position as f32 * frequency;
     (libm::cosf(angle), libm::sinf(angle))
+}
+
+/// `h = (x − mean) / √(var + eps)`, with `mean = 0` unless `centred`.
+#[inline(always)]
+pub fn normalize(x: &[f32], centred: bool, eps: f32, h: &mut [f32]) {
+    let n = x.len() as f32;
+    let mean = if centred { sum_of(x, |x| x) / n } else { 0.0 };
+    let inverse = 1.0 / sqrt(sum_of(x, |x| (x - mean) * (x - mean)) / n + eps);
+    for (h, x) in h.iter_mut().zip(x) {
+        *h = (x - mean) * inverse;
+    }
+}
+
+/// The little-endian numbers in `bytes`.
+#[inline(always)]
+fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+}
+
+/// `h *= gain`; `gain` as on the card.
+#[inline(always)]
+pub fn scale_by(h: &mut [f32], gain: &[u8]) {
+    for (h, gain) in h.iter_mut().zip(floats(gain)) {
+        *h *= gain;
+    }
+}
+
+/// `h += bias`; `bias` as on the card.
+#[inline(always)]
+pub fn shift_by(h: &mut [f32], bias: &[u8]) {
+    for (h, bias) in h.iter_mut().zip(floats(bias)) {
+        *h += bias;
+    }
+}
+
+/// `x += h`.
+#[inline(always)]
+pub fn add(x: &mut [f32], h: &[f32]) {
+    for (x, h) in x.iter_mut().zip(h) {
+        *x += h;
+    }
+}
+
+/// `up *= silu(gate)`.
+#[inline(always)]
+pub fn swiglu(up: &mut [f32], gate: &[f32]) {
+    for (up, gate) in up.iter_mut().zip(gate) {
+        *up *= silu(*gate);
+    }
+}
+
+/// `up = gelu(up)`.
+#[inline(always)]
+pub fn gelu_all(up: &mut [f32]) {
+    for up in up.iter_mut() {
+        *up = gelu(*up);
+    }
+}
+
+/// Rotates channel `i` of every head with channel `i + head_dim / 2`; `angles` are `head_dim / 2` cosines, then
+/// as many sines.
+#[inline(always)]
+pub fn rotate(heads: &mut [f32], angles: &[f32]) {
+    let (cosines, sines) = angles.split_at(angles.len() / 2);
+    for head in heads.chunks_exact_mut(angles.len().max(1)) {
+        let (first, second) = head.split_at_mut(cosines.len());
+        for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(cosines.iter().zip(sines)) {
+            (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+        }
+    }
+}
+
+/// Whether none of `values` is infinite or NaN.
+#[inline(always)]
+pub fn all_finite(values: &[f32]) -> bool {
+    f32::from_bits(magnitude_bits(values)).is_finite()
+}
+
+/// The first of the largest; 0 if there is none.
+#[inline(always)]
+pub fn argmax(values: &[f32]) -> usize {
+    let most = max_of(values);
+    // Looked for in blocks, so that all but the right one are compared without a branch.
+    let block = values.chunks(64).position(|block| block.iter().fold(false, |found, x| found | (*x == most)));
+    let from = block.unwrap_or(0) * 64;
+    let within = values.get(from..).and_then(|block| block.iter().position(|x| *x == most));
+    from + within.unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -199,7 +296,7 @@ mod tests {
                 let (got, want) = (f64::from(exp(x)), f64::from(x).exp());
                 if x < -87.0 {
                     assert_eq!(got, 0.0);
-                } else if x < 88.7 {
+                } else if x < 88.3 {
                     worst = worst.max(((got - want) / want).abs());
                 }
             }
@@ -245,7 +342,31 @@ mod tests {
     }
 
     #[test]
-    fn halves_round_away_from_zero() {
-        assert_eq!([0.5, -0.5, 1.5, 126.9, -127.0, 0.49].map(round), [1, -1, 2, 127, -127, 0]);
+    fn halves_round_to_even() {
+        assert_eq!(
+            [0.5, -0.5, 1.5, 126.9, -127.0, 0.49, 2.5, -1.5].map(round),
+            [0, 0, 2, 127, -127, 0, 2, -2]
+        );
+        assert_eq!([32767.0, -32767.0, 0.5, 1.5].map(round_i16), [32767, -32767, 0, 2]);
+    }
+
+    #[test]
+    fn roots_are_those_of_libm() {
+        for bits in (0..f32::INFINITY.to_bits()).step_by(9973) {
+            let x = f32::from_bits(bits);
+            assert_eq!(sqrt(x).to_bits(), libm::sqrtf(x).to_bits(), "{x}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_the_largest() {
+        let mut values = [0.0f32; 300];
+        assert_eq!(argmax(&values), 0);
+        for at in [299, 200, 64, 63, 1] {
+            values[at] = 1.0;
+            assert_eq!(argmax(&values), at);
+        }
+        assert_eq!(argmax(&[-2.0, -1.0, -1.0]), 1);
+        assert_eq!(argmax(&[]), 0);
     }
 }

@@ -7,6 +7,8 @@ use pageformer_card::sums::SumLayout;
 use pageformer_card::{Layout, Manifest, Mlp, Page, Shape, TensorTable};
 use pageformer_vram::{Arena, Pinning};
 
+use crate::attention;
+
 /// Most positions of one step.
 pub const MAX_BATCH: u32 = 32;
 /// Positions of a step that the plan chooses at most when it is left to it: wider ones gain little more.
@@ -168,6 +170,8 @@ pub(crate) struct ActivationLens {
     pub quantized: usize,
     pub scales: usize,
     pub scores: usize,
+    pub weights: usize,
+    pub frequencies: usize,
     pub rope: usize,
 }
 
@@ -186,23 +190,28 @@ impl ActivationLens {
             wide: batch * hidden.max(q + 2 * kv),
             quantized: batch * d.max(q).max(ff),
             scales: batch * d.max(q).max(ff).div_ceil(TILE_INPUTS),
-            scores: context as usize,
+            scores: (context as usize).next_multiple_of(attention::BLOCK),
+            weights: (context as usize).next_multiple_of(attention::BLOCK),
+            frequencies: shape.head_dim as usize / 2,
             rope: batch * shape.head_dim as usize,
         }
     }
 
     fn bytes(&self) -> usize {
-        let floats = [self.x, self.h, self.wide, self.scales, self.scores, self.rope];
+        let floats = [self.x, self.h, self.wide, self.scales, self.scores, self.frequencies, self.rope];
         floats.into_iter().map(Arena::bytes::<f32>).sum::<usize>()
             + Arena::bytes::<i8>(self.quantized)
+            + Arena::bytes::<i16>(self.weights)
             + size_of::<Page>()
     }
 }
 
 /// Lengths of the KV cache's buffers: values, then scales, of K and of V alike.
 pub(crate) fn kv_lens(shape: &Shape, context: u32) -> (usize, usize) {
-    let scales = (shape.n_layers as usize * shape.n_kv_heads as usize).saturating_mul(context as usize);
-    (scales.saturating_mul(shape.head_dim as usize), scales)
+    let places = (context as usize).next_multiple_of(attention::BLOCK);
+    let channels = (shape.head_dim as usize).next_multiple_of(attention::CHANNELS);
+    let scales = (shape.n_layers as usize * shape.n_kv_heads as usize).saturating_mul(places);
+    (scales.saturating_mul(channels), scales)
 }
 
 /// What goes where in a buffer of a given size.

@@ -1,6 +1,6 @@
 //! From logits to a token.
 
-use crate::numerics::exp;
+use crate::numerics::{argmax, exp};
 
 /// Chooses tokens: greedily at temperature 0, else at random with a seed. The same logits, settings and seed
 /// give the same tokens on every target.
@@ -72,17 +72,6 @@ impl Sampler {
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         ((z ^ (z >> 31)) >> 40) as f32 / 16_777_216.0
     }
-}
-
-/// The first of the largest.
-fn argmax(values: &[f32]) -> usize {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (i, value) in values.iter().enumerate() {
-        if *value > best.1 {
-            best = (i, *value);
-        }
-    }
-    best.0
 }
 
 /// The largest threshold in `[0, 1]` that `enough` holds for, 0 if it holds for none: found by halving the

@@ -1,16 +1,32 @@
-//! Two cells at once, for x86-64 with AVX2.
+//! 32 products at once, for x86-64 with AVX2.
 //!
-//! `maddubs` multiplies unsigned by signed bytes and adds pairs to i16: weights go in as |w|, activations
-//! with the sign of w. Neither exceeds 127, so a pair stays below 32,258 and never saturates. `madd` by ones
-//! makes each output's four products one i32.
+//! `maddubs` multiplies unsigned by signed bytes and adds pairs to i16: weights go in as |w|, activations with
+//! the sign of w. |w| is at most 128 (which no card has, but this kernel must not care) and |x| at most 127, so a
+//! pair never saturates. `madd` by ones makes each output's four products one i32. Keys of the KV cache are at most
+//! 127, so there the signs may go the other way, and what is done to the query is done once.
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::*;
 
-use pageformer_card::CELL_BYTES;
-use pageformer_card::matrix::TILE_OUTPUTS;
+use pageformer_card::matrix::{RECORD_BYTES, TILE_INPUTS, TILE_OUTPUTS};
+use pageformer_card::{CELL_BYTES, MatrixDims, Page};
 
-use super::{GroupProduct, Kernel, is_dense};
+use super::group::is_dense;
+use super::{Compute, GroupProduct, Head, Kernel, Scratch, shared_source};
+use crate::attention::{BLOCK, CHANNELS, Products, SUM_POSITIONS, mix_from};
+
+/// The kernel. Only [`detect`] gives it out, so that a value of it means that the processor has AVX2, BMI1 and
+/// POPCNT.
+struct Avx2;
+
+impl Compute for Avx2 {
+    fn multiply(&self, product: &mut GroupProduct<'_>, cells: &[u8]) {
+        // SAFETY: this kernel is only given out by `detect`.
+        unsafe { multiply(product, cells) }
+    }
+
+    shared_source! { #[target_feature(enable = "avx2,bmi1,popcnt")] Avx2 }
+}
 
 /// The kernel, if this processor can run it.
 pub(super) fn detect() -> Option<Kernel> {
@@ -27,18 +43,241 @@ pub(super) fn detect() -> Option<Kernel> {
     }
     // SAFETY: OSXSAVE was tested above.
     let saved = unsafe { upper_halves_are_saved() };
-    saved.then_some(Kernel { name: "avx2", run })
+    saved.then_some(Kernel::new("avx2", &Avx2))
 }
 
-fn run(product: &mut GroupProduct<'_>, cells: &[u8]) {
-    // SAFETY: this kernel is only given out by `detect`.
-    unsafe { run_avx2(product, cells) }
-}
+/// How many bytes before they are used cells are asked for: a model that is larger than the cache is as fast as
+/// memory is, and the processor's own guesses stop at pages of 4 KiB.
+const AHEAD: usize = 8192;
 
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-fn run_avx2(product: &mut GroupProduct<'_>, cells: &[u8]) {
+fn multiply(product: &mut GroupProduct<'_>, mut cells: &[u8]) {
+    if product.tile.is_none() {
+        while product.segment == 0
+            && (whole_rows::<4>(product, &mut cells) || whole_rows::<1>(product, &mut cells))
+        {}
+    }
     // SAFETY: `dot` needs AVX2, which this function has.
     product.consume(cells, |cells, mask, x, sums| unsafe { dot(cells, mask, x, sums) });
+}
+
+/// The next `ROWS` (4 or 1) row-blocks, if the group and `cells` have all of their tiles and none is pruned; false, and
+/// nothing is done, otherwise.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,popcnt")]
+fn whole_rows<const ROWS: usize>(product: &mut GroupProduct<'_>, cells: &mut &[u8]) -> bool {
+    let p = product;
+    let row_bytes = p.x_stride * TILE_OUTPUTS; // 4 outputs × padded inputs
+    let tiles = ROWS * p.segments;
+    let enough = p.next + tiles <= p.tiles
+        && cells.len() >= ROWS * row_bytes
+        && p.x.len() >= p.batch * p.x_stride
+        && p.x_scales.len() >= p.batch * p.segments
+        && p.batch > 0
+        && p.y.len() >= (p.batch - 1) * p.y_stride + p.row + ROWS * TILE_OUTPUTS;
+    if !enough {
+        return false;
+    }
+    let records = p.mask_page.get(p.next * RECORD_BYTES..(p.next + tiles) * RECORD_BYTES).unwrap_or(&[]);
+    let mut missing = 0;
+    for row in records.chunks_exact(p.segments * RECORD_BYTES) {
+        for (segment, record) in (0..).zip(row.chunks_exact(RECORD_BYTES)) {
+            let mask = record.get(8..).and_then(|mask| mask.try_into().ok()).map_or(0, u64::from_le_bytes);
+            missing |= mask ^ p.dims.full_mask(segment);
+        }
+    }
+    if missing != 0 || records.is_empty() {
+        return false;
+    }
+    for b in 0..p.batch {
+        // SAFETY: `enough` says that every part is as long as is read and written here: `x` has `x_stride` values
+        // for each position, and `cells` four rows of as many cells.
+        unsafe {
+            let x = p.x.as_ptr().add(b * p.x_stride);
+            let y = p.y.as_mut_ptr().add(b * p.y_stride + p.row);
+            let (mut low, mut high) = (_mm256_setzero_ps(), _mm256_setzero_ps());
+            for segment in 0..p.segments {
+                let from = segment * TILE_INPUTS;
+                let inputs = (p.x_stride - from).min(TILE_INPUTS);
+                let tile = cells.as_ptr().add(from * TILE_OUTPUTS);
+                let ahead = cells.as_ptr().wrapping_add(from * ROWS * TILE_OUTPUTS + AHEAD);
+                let totals = dense_rows::<ROWS>(tile, ahead, row_bytes, x.add(from), inputs);
+                let x_scale = _mm256_set1_ps(*p.x_scales.get_unchecked(b * p.segments + segment));
+                let record = records.as_ptr().add(segment * RECORD_BYTES);
+                // A single row-block is taken for both of a pair, and half of it stored.
+                let stride = if ROWS == 1 { 0 } else { p.segments * RECORD_BYTES };
+                let first = scaled(totals[0], totals[1 % ROWS], x_scale, record, stride);
+                let second = scaled(
+                    totals[2 % ROWS],
+                    totals[3 % ROWS],
+                    x_scale,
+                    record.add(2 % ROWS * stride),
+                    stride,
+                );
+                (low, high) = match segment {
+                    0 => (first, second),
+                    _ => (_mm256_add_ps(low, first), _mm256_add_ps(high, second)),
+                };
+            }
+            if ROWS == 1 {
+                _mm_storeu_ps(y, _mm256_castps256_ps128(low));
+            } else {
+                _mm256_storeu_ps(y, low);
+                _mm256_storeu_ps(y.add(8), high);
+            }
+        }
+    }
+    p.next += tiles;
+    p.row += ROWS * TILE_OUTPUTS;
+    *cells = cells.get(ROWS * row_bytes..).unwrap_or(&[]);
+    true
+}
+
+/// The products of `inputs` activations with the cells of `ROWS` rows, `stride` bytes apart. Each total has
+/// 4 outputs in either half, yet to be added. What is at `ahead` is asked for; it need not exist.
+///
+/// # Safety
+/// AVX2; each row has `inputs * 4` bytes, `inputs` is a multiple of 4.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,popcnt")]
+unsafe fn dense_rows<const ROWS: usize>(
+    cells: *const u8,
+    ahead: *const u8,
+    stride: usize,
+    x: *const i8,
+    inputs: usize,
+) -> [__m256i; ROWS] {
+    let mut totals = [_mm256_setzero_si256(); ROWS];
+    let mut at = 0;
+    // SAFETY: 8 inputs are two cells: 32 bytes of each row.
+    unsafe {
+        while at + 8 <= inputs {
+            // 2 lines for the 128 bytes that are used now.
+            let later = ahead.wrapping_add(at * ROWS * TILE_OUTPUTS);
+            _mm_prefetch(later.cast(), _MM_HINT_T0);
+            _mm_prefetch(later.wrapping_add(64).cast(), _MM_HINT_T0);
+            let x =
+                _mm256_shuffle_epi8(_mm256_set1_epi64x(x.add(at).cast::<i64>().read_unaligned()), spread());
+            for (row, total) in totals.iter_mut().enumerate() {
+                let w = _mm256_loadu_si256(cells.add(row * stride + at * TILE_OUTPUTS).cast());
+                *total = add_pair(*total, w, x);
+            }
+            at += 8;
+        }
+        if at < inputs {
+            let x = _mm256_set1_epi32(x.add(at).cast::<i32>().read_unaligned());
+            for (row, total) in totals.iter_mut().enumerate() {
+                let w = _mm_loadu_si128(cells.add(row * stride + at * TILE_OUTPUTS).cast());
+                *total = add_pair(*total, _mm256_zextsi128_si256(w), x);
+            }
+        }
+    }
+    totals
+}
+
+/// The first 4 of 8 bytes to the lower half, four times, the others to the upper.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn spread() -> __m256i {
+    const FIRST: i32 = 0x0302_0100;
+    const SECOND: i32 = 0x0706_0504;
+    _mm256_setr_epi32(FIRST, FIRST, FIRST, FIRST, SECOND, SECOND, SECOND, SECOND)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_products(total: __m256i, magnitude: __m256i, signed: __m256i) -> __m256i {
+    let pairs = _mm256_maddubs_epi16(magnitude, signed);
+    _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+}
+
+/// `(x_scale · scales) · sums` of two tiles, whose records are `stride` bytes apart.
+///
+/// # Safety
+/// AVX2; two records.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn scaled(a: __m256i, b: __m256i, x_scale: __m256, record: *const u8, stride: usize) -> __m256 {
+    let sums = _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+    // SAFETY: a record begins with 4 bf16, 8 bytes.
+    let scales = unsafe {
+        _mm_unpacklo_epi64(_mm_loadl_epi64(record.cast()), _mm_loadl_epi64(record.add(stride).cast()))
+    };
+    let scales = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(scales), 16));
+    _mm256_mul_ps(_mm256_mul_ps(x_scale, scales), _mm256_cvtepi32_ps(sums))
+}
+
+impl Products for Avx2 {
+    #[inline(always)]
+    fn scores(query: &[i8], scale: f32, keys: &[i8], key_scales: &[u16], scores: &mut [f32]) {
+        // SAFETY: only called from functions that have AVX2.
+        unsafe { key_products(query, scale, keys, key_scales, scores) }
+    }
+
+    #[inline(always)]
+    fn mix(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
+        // SAFETY: only called from functions that have AVX2.
+        unsafe { value_products(weights, values, channels, out) }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn key_products(query: &[i8], scale: f32, keys: &[i8], key_scales: &[u16], scores: &mut [f32]) {
+    let scale = _mm256_set1_ps(scale);
+    let outputs = scores.chunks_exact_mut(BLOCK).zip(key_scales.chunks_exact(BLOCK));
+    for (block, (scores, scales)) in keys.chunks_exact(BLOCK * query.len().max(1)).zip(outputs) {
+        let mut total = _mm256_setzero_si256();
+        for (cell, q) in block.chunks_exact(BLOCK * CHANNELS).zip(query.chunks_exact(CHANNELS)) {
+            // SAFETY: a cell has 32 bytes, a chunk of the query 4.
+            let (cell, q) = unsafe {
+                (
+                    _mm256_loadu_si256(cell.as_ptr().cast()),
+                    _mm256_set1_epi32(q.as_ptr().cast::<i32>().read_unaligned()),
+                )
+            };
+            total = add_products(total, _mm256_abs_epi8(q), _mm256_sign_epi8(cell, q));
+        }
+        // SAFETY: 8 scales of 2 bytes, 8 scores of 4.
+        unsafe {
+            let scales = _mm256_cvtepu16_epi32(_mm_loadu_si128(scales.as_ptr().cast()));
+            let scales = _mm256_castsi256_ps(_mm256_slli_epi32(scales, 16));
+            let products = _mm256_mul_ps(_mm256_mul_ps(scale, scales), _mm256_cvtepi32_ps(total));
+            _mm256_storeu_ps(scores.as_mut_ptr(), products);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn value_products(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
+    let whole = out.len().min(channels) / 8 * 8;
+    if whole == 0 || values.len() < weights.len() * channels {
+        return mix_from(0, weights, values, channels, out);
+    }
+    for from in (0..whole).step_by(8) {
+        let mut sum = _mm256_setzero_ps();
+        let parts = weights.chunks(SUM_POSITIONS).zip(values.chunks(SUM_POSITIONS * channels));
+        for (weights, values) in parts {
+            let mut total = _mm256_setzero_si256();
+            for (w, pair) in weights.chunks_exact(2).zip(values.chunks_exact(2 * channels)) {
+                // SAFETY: 2 weights are 4 bytes; of the pair's `channels`, 8 from `from` on are 16 bytes.
+                let (w, v) = unsafe {
+                    (
+                        _mm256_set1_epi32(w.as_ptr().cast::<i32>().read_unaligned()),
+                        _mm_loadu_si128(pair.as_ptr().add(2 * from).cast()),
+                    )
+                };
+                total = _mm256_add_epi32(total, _mm256_madd_epi16(_mm256_cvtepi8_epi16(v), w));
+            }
+            sum = _mm256_add_ps(sum, _mm256_cvtepi32_ps(total));
+        }
+        if let Some(out) = out.get_mut(from..from + 8) {
+            // SAFETY: 8 values.
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), sum) };
+        }
+    }
+    mix_from(whole, weights, values, channels, out);
 }
 
 /// Activations of inputs `4j..4j + 4`, or zeros beyond the end.

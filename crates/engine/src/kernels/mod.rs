@@ -1,24 +1,139 @@
-//! The one function that decides the speed: multiply the kept cells of a group's tiles with quantized
-//! activations.
+//! Everything in a step that takes time, once for each kind of processor.
 //!
-//! [`portable`] defines the result; the others must give the same i32 sums, and since the sums are exact and
-//! everything after them is the same code, the same bits. A kernel is chosen once, at start.
+//! [`portable`] defines the results; the others must give the same bits. Integer sums are exact, and whatever
+//! is computed in f32 is one source for all kernels ([`crate::numerics`]), which each compiles for the
+//! instructions that it has. A kernel is chosen once, at start.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod group;
 pub mod portable;
 
-use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS, TileRecord};
-use pageformer_card::{CELL_BYTES, MatrixDims, Page};
+use pageformer_card::{MatrixDims, Page};
 
-use crate::plan::MAX_BATCH;
+pub use crate::attention::{Head, Scratch};
+pub use group::{GroupProduct, Input};
 
-/// A kernel: consumes cells, in order, until they or the group's tiles are used up.
+/// What a kernel must do. `None` stands for a number that is not finite, unless a method says otherwise.
+pub trait Compute: Sync {
+    /// Consumes cells of a group, in order, until they or its tiles are used up.
+    fn multiply(&self, product: &mut GroupProduct<'_>, cells: &[u8]);
+
+    /// Kept cells of the group whose records `mask_page` holds; `None` if a mask has a bit beyond its tile's
+    /// width.
+    fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize>;
+
+    /// Attention of one query `q` `(head_dim)` over what `head` holds.
+    fn attend(&self, head: &Head<'_>, q: &[f32], out: &mut [f32], scratch: &mut Scratch<'_>) -> Option<()>;
+
+    /// Quantizes a key or a value; returns its bf16 scale.
+    fn quantize_head(&self, x: &[f32], out: &mut [i8]) -> Option<u16>;
+
+    /// Quantizes in segments of 256 into `out`, padded with zeros; a scale for each into `scales`.
+    fn quantize(&self, x: &[f32], out: &mut [i8], scales: &mut [f32]) -> Option<()>;
+
+    /// `h = (x − mean) / √(var + eps)`, with `mean = 0` unless `centred`.
+    fn normalize(&self, x: &[f32], centred: bool, eps: f32, h: &mut [f32]);
+
+    /// `h *= gain`; `gain` as on the card.
+    fn scale_by(&self, h: &mut [f32], gain: &[u8]);
+
+    /// `h += bias`; `bias` as on the card.
+    fn shift_by(&self, h: &mut [f32], bias: &[u8]);
+
+    /// Rotates heads by `head_dim / 2` cosines and as many sines.
+    fn rotate(&self, heads: &mut [f32], angles: &[f32]);
+
+    /// `up *= silu(gate)`.
+    fn swiglu(&self, up: &mut [f32], gate: &[f32]);
+
+    /// `up = gelu(up)`.
+    fn gelu(&self, up: &mut [f32]);
+
+    /// `x += h`.
+    fn add(&self, x: &mut [f32], h: &[f32]);
+
+    /// Whether none of `values` is infinite or NaN.
+    fn all_finite(&self, values: &[f32]) -> bool;
+
+    /// The first of the largest.
+    fn argmax(&self, values: &[f32]) -> usize;
+}
+
+/// [`Compute`] but for `multiply`: the shared source, compiled with `attribute`, with the attention products of
+/// `products`.
+macro_rules! shared_source {
+    ($(#[$attribute:meta])* $products:ty) => {
+        shared_source! { @ [$(#[$attribute])*]
+            kept_cells(dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize>
+                = $crate::kernels::group::kept_cells;
+            attend(head: &Head<'_>, q: &[f32], out: &mut [f32], scratch: &mut Scratch<'_>) -> Option<()>
+                = $crate::attention::attend::<$products>;
+            quantize_head(x: &[f32], out: &mut [i8]) -> Option<u16> = $crate::attention::quantize_head;
+            quantize(x: &[f32], out: &mut [i8], scales: &mut [f32]) -> Option<()>
+                = $crate::numerics::quantize_segments;
+            normalize(x: &[f32], centred: bool, eps: f32, h: &mut [f32]) -> () = $crate::numerics::normalize;
+            scale_by(h: &mut [f32], gain: &[u8]) -> () = $crate::numerics::scale_by;
+            shift_by(h: &mut [f32], bias: &[u8]) -> () = $crate::numerics::shift_by;
+            rotate(heads: &mut [f32], angles: &[f32]) -> () = $crate::numerics::rotate;
+            swiglu(up: &mut [f32], gate: &[f32]) -> () = $crate::numerics::swiglu;
+            gelu(up: &mut [f32]) -> () = $crate::numerics::gelu_all;
+            add(x: &mut [f32], h: &[f32]) -> () = $crate::numerics::add;
+            all_finite(values: &[f32]) -> bool = $crate::numerics::all_finite;
+            argmax(values: &[f32]) -> usize = $crate::numerics::argmax;
+        }
+    };
+    (@ $attributes:tt $($name:ident($($arg:ident: $type:ty),*) -> $result:ty = $source:expr;)*) => {
+        $(shared_source! { @@ $attributes $name($($arg: $type),*) -> $result = $source; })*
+    };
+    (@@ [] $name:ident($($arg:ident: $type:ty),*) -> $result:ty = $source:expr;) => {
+        fn $name(&self, $($arg: $type),*) -> $result {
+            $source($($arg),*)
+        }
+    };
+    (@@ [$(#[$attribute:meta])+] $name:ident($($arg:ident: $type:ty),*) -> $result:ty = $source:expr;) => {
+        fn $name(&self, $($arg: $type),*) -> $result {
+            $(#[$attribute])+
+            fn inner($($arg: $type),*) -> $result {
+                $source($($arg),*)
+            }
+            // SAFETY: the kernel is only given out when the processor has what the attribute asks for.
+            unsafe { inner($($arg),*) }
+        }
+    };
+}
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_imports))]
+use shared_source;
+
+/// `√x` by the instruction of x86-64, which a target without an operating system may lack.
+#[cfg(all(target_arch = "x86_64", target_feature = "sse"))]
+#[allow(unsafe_code)]
+#[inline(always)]
+pub(crate) fn sqrt(x: f32) -> f32 {
+    use core::arch::x86_64::{_mm_cvtss_f32, _mm_set_ss, _mm_sqrt_ss};
+    // SAFETY: SSE, by the condition above.
+    unsafe { _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))) }
+}
+
+/// A kernel: a name, and what it does.
 #[derive(Clone, Copy)]
 pub struct Kernel {
     /// Its name, for people.
     pub name: &'static str,
-    run: fn(&mut GroupProduct<'_>, &[u8]),
+    compute: &'static dyn Compute,
+}
+
+impl Kernel {
+    /// A kernel of one's own, such as one that measures another.
+    pub const fn new(name: &'static str, compute: &'static dyn Compute) -> Self {
+        Self { name, compute }
+    }
+
+    /// What it does.
+    #[inline(always)]
+    pub fn compute(&self) -> &'static dyn Compute {
+        self.compute
+    }
 }
 
 impl core::fmt::Debug for Kernel {
@@ -27,8 +142,8 @@ impl core::fmt::Debug for Kernel {
     }
 }
 
-/// The portable kernel, which defines the result.
-pub const PORTABLE: Kernel = Kernel { name: "portable", run: portable::run };
+/// The portable kernel, which defines the results.
+pub const PORTABLE: Kernel = Kernel::new("portable", &portable::Portable);
 
 /// Every kernel that this processor can run, the fastest first.
 pub fn available() -> impl Iterator<Item = Kernel> {
@@ -44,165 +159,11 @@ pub fn best() -> Kernel {
     available().next().unwrap_or(PORTABLE)
 }
 
-/// `y = W·x` for the tiles of one group and `batch` positions, in the making.
-pub struct GroupProduct<'a> {
-    mask_page: &'a Page,
-    /// Tiles of the group.
-    tiles: usize,
-    /// Next tile to begin.
-    next: usize,
-    /// Row-block and segment of that tile.
-    row: usize,
-    segment: usize,
-    segments: usize,
-    /// The tile that is being consumed: its scales, cells yet to come, row and segment.
-    tile: Option<Tile>,
-    sums: [[i32; TILE_OUTPUTS]; MAX_BATCH as usize],
-    /// `(batch, x_stride)`
-    x: &'a [i8],
-    x_stride: usize,
-    /// `(batch, segments)`
-    x_scales: &'a [f32],
-    /// `(batch, y_stride)`
-    y: &'a mut [f32],
-    y_stride: usize,
-    batch: usize,
-}
-
-#[derive(Clone, Copy)]
-struct Tile {
-    record: TileRecord,
-    /// Cells that have not been consumed.
-    mask: u64,
-    /// First output.
-    row: usize,
-    segment: usize,
-}
-
-/// Quantized activations of some positions, for one matrix.
-#[derive(Clone, Copy)]
-pub struct Input<'a> {
-    /// `(batch, padded_inputs)`
-    pub values: &'a [i8],
-    /// `(batch, segments)`
-    pub scales: &'a [f32],
-    /// Positions, at most [`MAX_BATCH`].
-    pub batch: usize,
-}
-
-impl<'a> GroupProduct<'a> {
-    /// The product of group `group` of a matrix; `y` is `(batch, padded_outputs)`.
-    pub fn new(dims: &MatrixDims, group: u32, mask_page: &'a Page, x: Input<'a>, y: &'a mut [f32]) -> Self {
-        let segments = dims.segments() as usize;
-        let first = group as usize * pageformer_card::matrix::TILES_PER_GROUP;
-        Self {
-            mask_page,
-            tiles: dims.tiles_in_group(group) as usize,
-            next: 0,
-            row: first / segments * TILE_OUTPUTS,
-            segment: first % segments,
-            segments,
-            tile: None,
-            sums: [[0; TILE_OUTPUTS]; MAX_BATCH as usize],
-            x: x.values,
-            x_stride: dims.padded_inputs() as usize,
-            x_scales: x.scales,
-            y,
-            y_stride: dims.padded_outputs() as usize,
-            batch: x.batch.min(MAX_BATCH as usize),
-        }
-    }
-
-    /// Consumes `cells`, whole cells in order. With the last of the group's cells, or with none if it has
-    /// none, the group's outputs are complete.
-    #[inline]
-    pub fn feed(&mut self, kernel: Kernel, cells: &[u8]) {
-        (kernel.run)(self, cells)
-    }
-
-    /// The loop that all kernels share; `dot` adds the product of some cells of a tile, given by a mask, with
-    /// the activations of its segment.
-    #[inline(always)]
-    fn consume(&mut self, mut cells: &[u8], dot: impl Fn(&[u8], u64, &[i8], &mut [i32; TILE_OUTPUTS])) {
-        loop {
-            let Some(mut tile) = self.tile else {
-                if self.next == self.tiles {
-                    return;
-                }
-                let record = TileRecord::read(self.mask_page, self.next);
-                self.tile = Some(Tile { record, mask: record.mask, row: self.row, segment: self.segment });
-                self.next += 1;
-                self.segment += 1;
-                if self.segment == self.segments {
-                    self.segment = 0;
-                    self.row += TILE_OUTPUTS;
-                }
-                for sums in self.sums.iter_mut().take(self.batch) {
-                    *sums = [0; TILE_OUTPUTS];
-                }
-                continue;
-            };
-            let here = (tile.mask.count_ones() as usize).min(cells.len() / CELL_BYTES);
-            if here > 0 {
-                let mask = lowest(tile.mask, here);
-                let (now, later) = cells.split_at(here * CELL_BYTES);
-                cells = later;
-                for (sums, x) in self.sums.iter_mut().take(self.batch).zip(self.x.chunks(self.x_stride)) {
-                    let from = tile.segment * TILE_INPUTS;
-                    let to = (from + TILE_INPUTS).min(x.len());
-                    dot(now, mask, x.get(from..to).unwrap_or(&[]), sums);
-                }
-                tile.mask ^= mask;
-            }
-            if tile.mask != 0 {
-                self.tile = Some(tile);
-                return;
-            }
-            self.finish(tile);
-            self.tile = None;
-        }
-    }
-
-    /// `y[r] += s_x · s_w[r] · sum[r]`, the segments of a row in order.
-    #[inline(always)]
-    fn finish(&mut self, tile: Tile) {
-        let scales = tile.record.scales_f32();
-        for b in 0..self.batch {
-            let x_scale = self.x_scales.get(b * self.segments + tile.segment).copied().unwrap_or(0.0);
-            let from = b * self.y_stride + tile.row;
-            let Some(y) = self.y.get_mut(from..from + TILE_OUTPUTS) else { continue };
-            let Some(sums) = self.sums.get(b) else { continue };
-            for r in 0..TILE_OUTPUTS {
-                let product = (x_scale * scales[r]) * sums[r] as f32;
-                y[r] = if tile.segment == 0 { product } else { y[r] + product };
-            }
-        }
-    }
-}
-
-/// The lowest `n` set bits of `mask`, which has at least that many.
-#[inline(always)]
-fn lowest(mask: u64, n: usize) -> u64 {
-    if n == mask.count_ones() as usize {
-        return mask;
-    }
-    let mut rest = mask;
-    for _ in 0..n {
-        rest &= rest.wrapping_sub(1);
-    }
-    mask ^ rest
-}
-
-/// Whether `mask` is a run of ones from bit 0: no cell of the tile so far is missing.
-#[inline(always)]
-fn is_dense(mask: u64) -> bool {
-    mask & mask.wrapping_add(1) == 0
-}
-
 #[cfg(test)]
 mod tests {
     extern crate std;
     use super::*;
+    use pageformer_card::matrix::TileRecord;
     use proptest::prelude::*;
     use std::vec::Vec;
 
@@ -256,12 +217,5 @@ mod tests {
                 prop_assert_eq!(&y, &want, "{}", kernel.name);
             }
         }
-    }
-
-    #[test]
-    fn the_lowest_bits() {
-        assert_eq!(lowest(0b1011_0100, 2), 0b0001_0100);
-        assert_eq!(lowest(u64::MAX, 64), u64::MAX);
-        assert!(is_dense(0b111) && is_dense(u64::MAX) && !is_dense(0b110));
     }
 }

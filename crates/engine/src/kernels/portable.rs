@@ -1,12 +1,21 @@
-//! The kernel in plain Rust: what microcontrollers run, and the definition of the result.
+//! The kernel in plain Rust: what microcontrollers run, and the definition of the results.
 
-use pageformer_card::CELL_BYTES;
 use pageformer_card::matrix::TILE_OUTPUTS;
+use pageformer_card::{CELL_BYTES, MatrixDims, Page};
 
-use super::{GroupProduct, is_dense};
+use super::group::is_dense;
+use super::{Compute, GroupProduct, Head, Scratch, shared_source};
+use crate::attention::Plain;
 
-pub(super) fn run(product: &mut GroupProduct<'_>, cells: &[u8]) {
-    product.consume(cells, dot);
+/// The kernel.
+pub(super) struct Portable;
+
+impl Compute for Portable {
+    fn multiply(&self, product: &mut GroupProduct<'_>, cells: &[u8]) {
+        product.consume(cells, dot);
+    }
+
+    shared_source! { Plain }
 }
 
 #[inline(always)]

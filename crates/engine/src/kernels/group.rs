@@ -1,0 +1,212 @@
+//! The walk through the tiles of a group, which all kernels share.
+
+use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS, TILES_PER_GROUP, TileRecord};
+use pageformer_card::{CELL_BYTES, MatrixDims, Page};
+
+use super::Kernel;
+use crate::plan::MAX_BATCH;
+
+/// `y = W·x` for the tiles of one group and `batch` positions, in the making.
+pub struct GroupProduct<'a> {
+    pub(super) dims: MatrixDims,
+    pub(super) mask_page: &'a Page,
+    /// Tiles of the group.
+    pub(super) tiles: usize,
+    /// Next tile to begin.
+    pub(super) next: usize,
+    /// First output and segment of that tile.
+    pub(super) row: usize,
+    pub(super) segment: usize,
+    pub(super) segments: usize,
+    /// The tile that is being consumed.
+    pub(super) tile: Option<Tile>,
+    /// Its sums so far.
+    sums: [[i32; TILE_OUTPUTS]; MAX_BATCH as usize],
+    /// `(batch, x_stride)`
+    pub(super) x: &'a [i8],
+    pub(super) x_stride: usize,
+    /// `(batch, segments)`
+    pub(super) x_scales: &'a [f32],
+    /// `(batch, y_stride)`
+    pub(super) y: &'a mut [f32],
+    pub(super) y_stride: usize,
+    pub(super) batch: usize,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    pub record: TileRecord,
+    /// Cells that have not been consumed.
+    mask: u64,
+    /// First output.
+    row: usize,
+    segment: usize,
+}
+
+/// Quantized activations of some positions, for one matrix.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// `(batch, padded_inputs)`
+    pub values: &'a [i8],
+    /// `(batch, segments)`
+    pub scales: &'a [f32],
+    /// Positions, at most [`MAX_BATCH`].
+    pub batch: usize,
+}
+
+impl<'a> GroupProduct<'a> {
+    /// The product of group `group` of a matrix; `y` is `(batch, padded_outputs)`.
+    #[inline]
+    pub fn new(dims: &MatrixDims, group: u32, mask_page: &'a Page, x: Input<'a>, y: &'a mut [f32]) -> Self {
+        let segments = dims.segments() as usize;
+        let first = group as usize * TILES_PER_GROUP;
+        Self {
+            dims: *dims,
+            mask_page,
+            tiles: dims.tiles_in_group(group) as usize,
+            next: 0,
+            row: first / segments * TILE_OUTPUTS,
+            segment: first % segments,
+            segments,
+            tile: None,
+            sums: [[0; TILE_OUTPUTS]; MAX_BATCH as usize],
+            x: x.values,
+            x_stride: dims.padded_inputs() as usize,
+            x_scales: x.scales,
+            y,
+            y_stride: dims.padded_outputs() as usize,
+            batch: x.batch.min(MAX_BATCH as usize),
+        }
+    }
+
+    /// Consumes `cells`, whole cells in order. With the last of the group's cells, or with none if it has
+    /// none, the group's outputs are complete.
+    #[inline]
+    pub fn feed(&mut self, kernel: Kernel, cells: &[u8]) {
+        kernel.compute().multiply(self, cells);
+    }
+
+    /// Moves on from tile `next`.
+    #[inline(always)]
+    pub(super) fn advance(&mut self) {
+        self.next += 1;
+        self.segment += 1;
+        if self.segment == self.segments {
+            self.segment = 0;
+            self.row += TILE_OUTPUTS;
+        }
+    }
+
+    /// The loop in plain terms; `dot` adds the product of some cells of a tile, given by a mask, with the
+    /// activations of its segment.
+    #[inline(always)]
+    pub(super) fn consume(
+        &mut self,
+        mut cells: &[u8],
+        dot: impl Fn(&[u8], u64, &[i8], &mut [i32; TILE_OUTPUTS]),
+    ) {
+        loop {
+            let Some(mut tile) = self.tile else {
+                if self.next == self.tiles {
+                    return;
+                }
+                let record = TileRecord::read(self.mask_page, self.next);
+                self.tile = Some(Tile { record, mask: record.mask, row: self.row, segment: self.segment });
+                self.advance();
+                for sums in self.sums.iter_mut().take(self.batch) {
+                    *sums = [0; TILE_OUTPUTS];
+                }
+                continue;
+            };
+            let here = (tile.mask.count_ones() as usize).min(cells.len() / CELL_BYTES);
+            if here > 0 {
+                let mask = lowest(tile.mask, here);
+                let (now, later) = cells.split_at(here * CELL_BYTES);
+                cells = later;
+                for (sums, x) in self.sums.iter_mut().take(self.batch).zip(self.x.chunks(self.x_stride)) {
+                    let from = tile.segment * TILE_INPUTS;
+                    let to = (from + TILE_INPUTS).min(x.len());
+                    dot(now, mask, x.get(from..to).unwrap_or(&[]), sums);
+                }
+                tile.mask ^= mask;
+            }
+            if tile.mask != 0 {
+                self.tile = Some(tile);
+                return;
+            }
+            self.finish(tile);
+            self.tile = None;
+        }
+    }
+
+    /// `y[r] += s_x · s_w[r] · sum[r]`, the segments of a row in order.
+    #[inline(always)]
+    fn finish(&mut self, tile: Tile) {
+        let scales = tile.record.scales_f32();
+        for b in 0..self.batch {
+            let x_scale = self.x_scales.get(b * self.segments + tile.segment).copied().unwrap_or(0.0);
+            let from = b * self.y_stride + tile.row;
+            let Some(y) = self.y.get_mut(from..from + TILE_OUTPUTS) else { continue };
+            let Some(sums) = self.sums.get(b) else { continue };
+            for r in 0..TILE_OUTPUTS {
+                let product = (x_scale * scales[r]) * sums[r] as f32;
+                y[r] = if tile.segment == 0 { product } else { y[r] + product };
+            }
+        }
+    }
+}
+
+/// Kept cells of the group whose records `mask_page` holds; `None` if a mask has a bit beyond its tile's width.
+#[inline(always)]
+pub(super) fn kept_cells(dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
+    let segments = dims.segments();
+    let mut segment = (group * TILES_PER_GROUP as u32) % segments;
+    let (mut cells, mut beyond) = (0, 0);
+    let inner = if segments == 1 { dims.full_mask(0) } else { u64::MAX };
+    let last = dims.full_mask(segments - 1);
+    for record in mask_page.chunks_exact(16).take(dims.tiles_in_group(group) as usize) {
+        let mask = match record {
+            [_, _, _, _, _, _, _, _, mask @ ..] => mask.try_into().map_or(0, u64::from_le_bytes),
+            _ => 0,
+        };
+        segment += 1;
+        let full = if segment == segments { last } else { inner };
+        if segment == segments {
+            segment = 0;
+        }
+        beyond |= mask & !full;
+        cells += mask.count_ones() as usize;
+    }
+    (beyond == 0).then_some(cells)
+}
+
+/// The lowest `n` set bits of `mask`, which has at least that many.
+#[inline(always)]
+fn lowest(mask: u64, n: usize) -> u64 {
+    if n == mask.count_ones() as usize {
+        return mask;
+    }
+    let mut rest = mask;
+    for _ in 0..n {
+        rest &= rest.wrapping_sub(1);
+    }
+    mask ^ rest
+}
+
+/// Whether `mask` is a run of ones from bit 0: no cell of the tile so far is missing.
+#[inline(always)]
+pub(super) fn is_dense(mask: u64) -> bool {
+    mask & mask.wrapping_add(1) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_bits() {
+        assert_eq!(lowest(0b1011_0100, 2), 0b0001_0100);
+        assert_eq!(lowest(u64::MAX, 64), u64::MAX);
+        assert!(is_dense(0b111) && is_dense(u64::MAX) && !is_dense(0b110));
+    }
+}
