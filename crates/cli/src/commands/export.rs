@@ -1,6 +1,6 @@
 //! `pageformer export`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -34,6 +34,9 @@ pub struct Export {
     /// Blocks that are pruned together: outputs x inputs, multiples of 4
     #[arg(long, value_name = "RxC", default_value = "4x4", value_parser = parse_block)]
     block: (u32, u32),
+    /// The model's name, for people [default: the model folder's]
+    #[arg(long)]
+    name: Option<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -57,15 +60,15 @@ impl Export {
             LayoutArg::Packed => Layout::Packed,
             LayoutArg::Files => Layout::Files,
         };
-        let name = self.model.canonicalize().ok();
-        let name =
-            name.as_deref().and_then(|path| path.file_name()).map_or("model".into(), |n| n.to_string_lossy());
-        let name: String = name.chars().take(48).filter(|c| c.is_ascii()).collect();
+        let folder = self.model.canonicalize().ok();
+        let folder =
+            folder.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        let name = self.name.or(folder).unwrap_or_else(|| "model".into());
+        // What a serial terminal shows, and what the card has room for.
+        let name: String = name.chars().filter(char::is_ascii).take(48).collect();
         let card = export(&model, &tokenizer, layout, self.block, &name, "pageformer export")?;
         let mut progress = Progress::new("writing");
-        // `card/` without its slash: the new card is written beside the old one first, not into it.
-        let output: PathBuf = self.output.components().collect();
-        write_card(&card, &output, &mut |done, all| progress.set(done, all))?;
+        write_card(&card, &self.output, &mut |done, all| progress.set(done, all))?;
         drop(progress);
         let (tape, all) =
             (u64::from(card.manifest.tape_pages), card.files.iter().map(|f| f.bytes.len() as u64).sum());

@@ -61,8 +61,9 @@ impl Verify {
                     check.checked
                 ),
                 n => println!(
-                    "{}: {n} problems; export the card again, or copy its files again",
-                    self.card.name()
+                    "{}: {n} problem{}; export the card again, or copy its files again",
+                    self.card.name(),
+                    if n == 1 { "" } else { "s" }
                 ),
             }
         }
