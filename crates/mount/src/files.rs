@@ -52,7 +52,10 @@ pub(crate) fn locate<D: BlockDevice>(
             for group in 0..dims.groups() {
                 let masks_after = (dims.groups() - 1 - group) as usize;
                 let sector = *places.get(at).ok_or(torn)?;
-                device.read(sector, mask_page).map_err(device_error)?;
+                // One try more: what is read here is checked by its sum only when the engine loads it.
+                if device.read(sector, mask_page).is_err() {
+                    device.read(sector, mask_page).map_err(device_error)?;
+                }
                 let cells = group_cells(&dims, group, mask_page).map_err(|_| torn)?;
                 let cell_pages = cells.div_ceil(CELLS_PER_PAGE as u32) as usize;
                 at += 1;
