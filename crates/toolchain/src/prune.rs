@@ -1,5 +1,6 @@
 //! One-shot pruning of blocks, by magnitude.
 
+use pageformer_card::manifest::is_block;
 use pageformer_card::matrix::TILES_PER_GROUP;
 use pageformer_card::{CELLS_PER_PAGE, MatrixDims};
 use pageformer_model::{Matrix, Model};
@@ -22,6 +23,9 @@ pub enum PruneError {
         "a density of {0} is not possible: it is the share of the weights that is kept, above 0 and at most 1"
     )]
     Density(f64),
+    /// Not a block.
+    #[error("blocks of {0}x{1} are not possible: outputs and inputs are multiples of 4, at most 256")]
+    Block(u32, u32),
     /// The embedding alone is more.
     #[error(
         "a density of {asked} is not possible: the embedding, which is never pruned, is {embedding:.3} of this model's weights; \
@@ -42,10 +46,13 @@ pub enum PruneError {
 /// much as a full one. Larger blocks are pruned matrix by matrix.
 ///
 /// # Errors
-/// If the density is impossible.
+/// If the density or the block is impossible.
 pub fn prune_by_magnitude(model: &mut Model, density: f64, block: (u32, u32)) -> Result<Density, PruneError> {
     if !(density > 0.0 && density <= 1.0) {
         return Err(PruneError::Density(density));
+    }
+    if !is_block(block) {
+        return Err(PruneError::Block(block.0, block.1));
     }
     let embedding = cells(&model.embedding) as f64;
     let prunable: f64 = matrices(model).map(|m| cells(m) as f64).sum();
