@@ -84,7 +84,9 @@ fn a_flipped_bit_is_found_and_named() {
                     assert_eq!(error, Error::Page(Fault { file: of, page, error: None }, None), "{what}");
                 }
                 // What does not fit its checksum any more; which of the two is wrong cannot be known.
-                CardFile::Sums => assert!(matches!(error, Error::Page(Fault { error: None, .. }, _)), "{what}: {error}"),
+                CardFile::Sums => {
+                    assert!(matches!(error, Error::Page(Fault { error: None, .. }, _)), "{what}: {error}")
+                }
                 CardFile::Index => {
                     let in_index = matches!(error, Error::Manifest(_) | Error::Plan(_) | Error::Memory(_))
                         || matches!(error, Error::Page(Fault { file: CardFile::Index, error: None, .. }, _))
@@ -112,7 +114,8 @@ fn files_of_the_wrong_size_are_named() {
     let sound = Sound::new();
     for of in FILES {
         let bytes = file(&mut sound.card.clone(), of).len();
-        let mut lengths: Vec<usize> = vec![0, 1, PAGE_BYTES - 1, bytes / 2, bytes - 1, bytes + 1, bytes + PAGE_BYTES];
+        let mut lengths: Vec<usize> =
+            vec![0, 1, PAGE_BYTES - 1, bytes / 2, bytes - 1, bytes + 1, bytes + PAGE_BYTES];
         lengths.extend((0..bytes).step_by(PAGE_BYTES).skip(1).step_by(5));
         for length in lengths.into_iter().filter(|length| *length != bytes) {
             let mut damaged = sound.card.clone();
@@ -249,7 +252,8 @@ fn matrices(sound: &Sound) -> Vec<(Tensor, u64)> {
 fn impossible_masks_are_named() {
     let sound = Sound::new();
     for (tensor, full) in matrices(&sound) {
-        let error = |mask| sound.error_of(with_records(&sound, tensor, |record| record.mask = mask), "a wrong mask");
+        let error =
+            |mask| sound.error_of(with_records(&sound, tensor, |record| record.mask = mask), "a wrong mask");
         let is_named = |error: &Option<Error>| matches!(error, Some(Error::Tape { tensor: named, .. }) if *named == tensor);
         if full != u64::MAX {
             for (bit, what) in [(full + 1, "a bit too far"), (1 << 63, "a bit much too far")] {
@@ -310,7 +314,8 @@ fn the_weight_that_is_never_written_is_the_same_in_every_kernel() {
     let mut random = Random(3);
     for (tensor, _) in matrices(&sound) {
         let pages = sound.table(|table| table.pages_of(tensor));
-        let bytes = &mut card.weights[(pages.start as usize + 1) * PAGE_BYTES..pages.end as usize * PAGE_BYTES];
+        let bytes =
+            &mut card.weights[(pages.start as usize + 1) * PAGE_BYTES..pages.end as usize * PAGE_BYTES];
         // The last page may be one of masks; only the first of the cells is touched.
         bytes.iter_mut().take(PAGE_BYTES).filter(|_| random.below(3) == 0).for_each(|byte| *byte = 0x80);
     }
@@ -318,7 +323,8 @@ fn the_weight_that_is_never_written_is_the_same_in_every_kernel() {
     let said: Vec<Said> = pageformer_engine::kernels::available()
         .map(|kernel| {
             let mut memory = memory(sound.ram);
-            say(&mut session(card.clone(), &mut memory, &Request::default(), kernel).unwrap(), PROMPT, 4).unwrap()
+            say(&mut session(card.clone(), &mut memory, &Request::default(), kernel).unwrap(), PROMPT, 4)
+                .unwrap()
         })
         .collect();
     assert!(said.iter().all(|other| *other == said[0]));

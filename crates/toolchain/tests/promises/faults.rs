@@ -42,7 +42,10 @@ fn what_passes_is_read_again() {
         for page in 0..pages {
             for times in 1..=3 {
                 let file = CardFile::Weights;
-                for fault in [Fault::Fails { file, page, times }, Fault::Flips { file, page, bit: page * 37 % 4096, times }] {
+                for fault in [
+                    Fault::Fails { file, page, times },
+                    Fault::Flips { file, page, bit: page * 37 % 4096, times },
+                ] {
                     let mut memory = memory(ram);
                     let mut session = faulty(card.clone(), &mut memory);
                     faults(&mut session).push(fault);
@@ -50,9 +53,19 @@ fn what_passes_is_read_again() {
                     assert_eq!(said, right, "{fault:?}, {ram} bytes");
                     // A page that is pinned is not read any more; every other one is, and then again.
                     let stats = *session.engine().vram().stats();
-                    let is_read = matches!(faults(&mut session)[0], Fault::Fails { times: 0, .. } | Fault::Flips { times: 0, .. });
-                    assert_eq!(stats.retries, if is_read { u64::from(times) } else { 0 }, "{fault:?}, {ram} bytes");
-                    assert!(is_read || session.engine().vram().resident(page) || page >= pages - 40, "{fault:?}");
+                    let is_read = matches!(
+                        faults(&mut session)[0],
+                        Fault::Fails { times: 0, .. } | Fault::Flips { times: 0, .. }
+                    );
+                    assert_eq!(
+                        stats.retries,
+                        if is_read { u64::from(times) } else { 0 },
+                        "{fault:?}, {ram} bytes"
+                    );
+                    assert!(
+                        is_read || session.engine().vram().resident(page) || page >= pages - 40,
+                        "{fault:?}"
+                    );
                 }
             }
         }
@@ -70,14 +83,21 @@ fn opening_reads_again_too() {
         for page in 0..pages {
             let mut spoiled = Faulty::new(card.clone());
             spoiled.faults.push(Fault::Fails { file, page, times: 1 });
-            assert_eq!(run(spoiled, ram, &Request::default(), PROMPT, 3).as_ref(), Ok(&right), "{file}, page {page}");
+            assert_eq!(
+                run(spoiled, ram, &Request::default(), PROMPT, 3).as_ref(),
+                Ok(&right),
+                "{file}, page {page}"
+            );
             for bit in (page * 13 % 256..4096).step_by(256) {
                 let mut spoiled = Faulty::new(card.clone());
                 spoiled.faults.push(Fault::Flips { file, page, bit, times: 1 });
                 match run(&mut spoiled, ram, &Request::default(), PROMPT, 3) {
                     Ok(said) => assert_eq!(said, right, "{file}, bit {bit} of page {page}"),
                     // Of index.json two readings are compared; which of them is wrong, nobody knows.
-                    Err(error) => assert!(file == CardFile::Index && matches!(error, Error::Manifest(_)), "{file} {page} {bit}: {error}"),
+                    Err(error) => assert!(
+                        file == CardFile::Index && matches!(error, Error::Manifest(_)),
+                        "{file} {page} {bit}: {error}"
+                    ),
                 }
             }
         }
@@ -114,10 +134,17 @@ fn a_page_that_stays_bad_stops_and_is_named() {
                     Err(error) => {
                         stopped += 1;
                         let (tensor, within) = place(&card, page);
-                        let expected = Error::Page(pageformer_vram::Fault { file, page, error: why }, Some((tensor, within)));
+                        let expected = Error::Page(
+                            pageformer_vram::Fault { file, page, error: why },
+                            Some((tensor, within)),
+                        );
                         assert_eq!(error, expected, "{ram} bytes");
                         let message = error.to_string();
-                        assert!(message.contains(&tensor.to_string()) && message.contains(&format!("page {within} ")), "{message}");
+                        assert!(
+                            message.contains(&tensor.to_string())
+                                && message.contains(&format!("page {within} ")),
+                            "{message}"
+                        );
                         // It stays stopped; and goes on where it was when the fault is gone.
                         assert_eq!(say(&mut session, "", 4), Err(expected));
                         faults(&mut session).clear();
@@ -146,7 +173,9 @@ fn a_card_that_is_pulled_out_stops_and_goes_on_when_it_is_back() {
                 let mut replied = say(&mut session, " and the dog", 4);
                 let stopped = match replied {
                     Ok(_) => false,
-                    Err(Error::Page(pageformer_vram::Fault { error: Some(ReadError::NoCard), .. }, _)) => true,
+                    Err(Error::Page(pageformer_vram::Fault { error: Some(ReadError::NoCard), .. }, _)) => {
+                        true
+                    }
                     Err(other) => panic!("{other}"),
                 };
                 if stopped {
@@ -160,7 +189,11 @@ fn a_card_that_is_pulled_out_stops_and_goes_on_when_it_is_back() {
             let mut after = 0;
             loop {
                 let (stopped, text, now) = conversation(Some(after));
-                assert_eq!((text, now), (right.clone(), digest), "pulled after {after} reads, {ram} bytes, {sampler:?}");
+                assert_eq!(
+                    (text, now),
+                    (right.clone(), digest),
+                    "pulled after {after} reads, {ram} bytes, {sampler:?}"
+                );
                 if !stopped {
                     break;
                 }
@@ -183,7 +216,10 @@ fn a_card_that_is_pulled_out_while_opening_can_be_opened_again() {
         let mut first = memory(ram);
         match session(&mut spoiled, &mut first, &Request::default(), kernels::best()) {
             Ok(_) => return assert!(after > 5),
-            Err(Error::Manifest(_) | Error::Page(pageformer_vram::Fault { error: Some(ReadError::NoCard), .. }, _)) => {}
+            Err(
+                Error::Manifest(_)
+                | Error::Page(pageformer_vram::Fault { error: Some(ReadError::NoCard), .. }, _),
+            ) => {}
             Err(other) => panic!("{other}"),
         }
         spoiled.faults.clear();

@@ -7,7 +7,10 @@
 mod support;
 
 mod damage;
+mod export;
 mod faults;
+mod folders;
+mod images;
 mod index;
 mod paging;
 mod pruning;

@@ -258,11 +258,14 @@ fn pruned_models_compute_what_the_reference_does() {
 }
 
 #[test]
-fn impossible_densities_say_what_is_possible() {
+fn impossible_densities_and_blocks_say_what_is_possible() {
     let (mut model, _) = random(two_kinds()[1], 0);
     for density in [0.0, -1.0, 1.001, f64::NAN] {
         let error = prune_by_magnitude(&mut model, density, (4, 4)).unwrap_err();
         assert!(matches!(error, PruneError::Density(d) if d.to_bits() == density.to_bits()));
+    }
+    for block in [(0, 4), (4, 0), (5, 4), (4, 6), (260, 4)] {
+        assert_eq!(prune_by_magnitude(&mut model, 0.5, block), Err(PruneError::Block(block.0, block.1)));
     }
     let before = model.clone();
     let Err(PruneError::Embedding { asked, embedding }) = prune_by_magnitude(&mut model, 0.05, (4, 4)) else {
