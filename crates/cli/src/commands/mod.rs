@@ -1,5 +1,6 @@
 //! The subcommands.
 
+mod bench;
 mod chat;
 mod compress;
 mod eval;
@@ -41,6 +42,8 @@ pub enum Command {
     Chat(chat::Chat),
     /// Measure how well a model predicts a text
     Eval(eval::Eval),
+    /// Measure how fast this PC is with a card
+    Bench(bench::Bench),
 }
 
 /// A program that is told nothing chats with its default model.
@@ -64,6 +67,7 @@ impl Command {
             Command::Run(command) => command.run(),
             Command::Chat(command) => command.run(),
             Command::Eval(command) => command.run(),
+            Command::Bench(command) => command.run(),
         }?;
         Ok(ExitCode::SUCCESS)
     }
