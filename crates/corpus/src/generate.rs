@@ -12,7 +12,7 @@ use crate::text::{core, normal, vocabulary};
 /// Longest conversation, in characters of all its turns: room for it and one more answer in 128 tokens.
 pub const MAX_CONVERSATION: usize = 230;
 /// Share of conversations of two or three turns in the training file, in percent of its single questions.
-const CHAINS: usize = 14;
+const CHAINS: usize = 10;
 /// Held-out questions that are asked once more as the second turn of a conversation.
 const HELD_CHAINS: usize = 100;
 
@@ -39,6 +39,8 @@ pub enum Kind {
     Train,
     /// Held out: a wording written by hand.
     Wording,
+    /// Held out: a wording written by hand when everything else was finished.
+    Fresh,
     /// Held out: a new combination of known parts.
     Combination,
     /// Held out: one of the former after a turn about something else.
@@ -51,6 +53,7 @@ impl Kind {
         match self {
             Kind::Train => "train",
             Kind::Wording => "wording",
+            Kind::Fresh => "fresh",
             Kind::Combination => "combination",
             Kind::Chain => "chain",
         }
@@ -121,7 +124,7 @@ impl<'a> Maker<'a> {
         let mut owners = HashMap::new();
         let mut held = HashSet::new();
         for (i, (leaf, split)) in leaves.iter().zip(splits).enumerate() {
-            let out = || split.wordings.iter().chain(&split.combinations);
+            let out = || split.held().map(|(_, wording)| wording);
             if leaf.traits.after.is_empty() {
                 for wording in split.train.iter().chain(out()) {
                     owners.insert(normal(&wording.text), i);
@@ -145,7 +148,7 @@ impl<'a> Maker<'a> {
                 // Each wording once, then in other dresses, until there are enough or nothing new comes up.
                 for round in 0..12 {
                     for (i, wording) in order.iter().enumerate() {
-                        if questions.len() >= size {
+                        if questions.len() >= size && (round > 0 || i >= new) {
                             return questions;
                         }
                         // Every word is seen once as it is spelt.
@@ -165,9 +168,7 @@ impl<'a> Maker<'a> {
         let mut questions = Vec::new();
         for (leaf, split) in self.splits.iter().enumerate() {
             let mut rng = Rng::new(self.seed, &format!("held {}", self.leaves[leaf].id));
-            let kinds = [(Kind::Wording, &split.wordings), (Kind::Combination, &split.combinations)];
-            for (kind, wording) in kinds.iter().flat_map(|(kind, list)| list.iter().map(move |w| (*kind, w)))
-            {
+            for (kind, wording) in split.held() {
                 questions.push(Question { text: self.dressed(leaf, wording, false, &mut rng), leaf, kind });
             }
         }
@@ -223,7 +224,11 @@ impl<'a> Maker<'a> {
         for i in 0..chains {
             let turns = if i % 4 == 0 { 3 } else { 2 };
             let mut chain: Vec<&Question> = Vec::new();
-            while chain.len() < turns {
+            // Few intents may leave no question that may follow.
+            for _ in 0..100 * turns {
+                if chain.len() == turns {
+                    break;
+                }
                 let last = chain.len() + 1 == turns;
                 let leaf = rng.pick(if last && i % 3 == 0 { &reactions } else { &openings });
                 let Some(question) = leaf.and_then(|&l| rng.pick(&questions[l])) else { break };
@@ -298,13 +303,14 @@ fn length(turns: &[(String, String)]) -> usize {
     turns.iter().map(|(q, a)| q.len() + a.len()).sum()
 }
 
-/// How many training questions a leaf gets at scale 1: plain intents 28 to 56, more when they can be put in more ways;
+/// How many training questions a leaf gets at scale 1: plain intents 26 to 46, or as many as their
+/// vocabulary takes, more when they can be put in more ways;
 /// members of families fewer, because they share their wordings.
 fn train_size(leaf: &Leaf, wordings: usize) -> usize {
-    let members = if leaf.traits.light { 8 } else { 13 };
+    let members = if leaf.traits.light { 8 } else { 12 };
     let usual = match leaf.member {
         Some(_) => members,
-        None => (20 + 3 * wordings.isqrt() / 2).clamp(28, 56),
+        None => (18 + 3 * wordings.isqrt() / 2).clamp(26, 46),
     };
     leaf.traits.size.unwrap_or(usual)
 }
@@ -327,7 +333,7 @@ fn round_robin<'a>(wordings: &'a [Wording], rng: &mut Rng) -> (Vec<&'a Wording>,
     let mut known = HashSet::new();
     let (mut order, rest): (Vec<_>, Vec<_>) = in_turn
         .into_iter()
-        .partition(|w| vocabulary(&w.text).into_iter().fold(false, |new, word| known.insert(word) || new));
+        .partition(|w| vocabulary(&w.text).into_iter().filter(|word| known.insert(word.clone())).count() > 0);
     let count = order.len();
     order.extend(rest);
     (order, count)

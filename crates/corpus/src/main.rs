@@ -80,9 +80,10 @@ fn summary(corpus: &Corpus) {
     );
     let kind = |k: Kind| corpus.heldout.iter().filter(|i| i.kind == k).count();
     println!(
-        "held out  {:>6}  ({} wordings by hand, {} new combinations, {} again as a second turn)",
+        "held out  {:>6}  ({} wordings by hand, {} fresh ones, {} new combinations, {} again as a second turn)",
         corpus.heldout.len(),
         kind(Kind::Wording),
+        kind(Kind::Fresh),
         kind(Kind::Combination),
         kind(Kind::Chain)
     );

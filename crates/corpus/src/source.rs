@@ -44,6 +44,8 @@ pub struct Leaf {
     pub asks: Vec<Ask>,
     /// Ways to ask that are never trained on.
     pub held: Vec<Ask>,
+    /// Ways to ask, written last, that are never trained on either.
+    pub fresh: Vec<Ask>,
     /// How the group is treated.
     pub traits: Traits,
 }
@@ -80,6 +82,8 @@ pub struct Traits {
 struct File {
     #[serde(default)]
     lists: BTreeMap<String, Vec<Spanned<String>>>,
+    #[serde(default)]
+    fresh: BTreeMap<String, Vec<Spanned<String>>>,
     #[serde(default)]
     intent: Vec<Raw>,
     #[serde(default)]
@@ -255,6 +259,15 @@ pub fn parse(texts: Vec<(String, String)>) -> Result<Vec<Leaf>> {
             }
         }
     }
+    for source in &sources {
+        for (id, asks) in &source.file.fresh {
+            let at = asks.first().map_or(0, |ask| ask.span().start);
+            let leaf = leaves.iter_mut().find(|leaf| leaf.id == *id);
+            let leaf =
+                leaf.ok_or_else(|| source.error(at, id, "there is no intent or member with this id"))?;
+            leaf.fresh = source.asks(asks, id, &lists)?;
+        }
+    }
     check_references(&sources, &leaves)?;
     Ok(leaves)
 }
@@ -326,6 +339,7 @@ fn leaf(source: &Source, raw: &Raw, member: Option<(usize, &String)>, slots: &Sl
         answers: source.answers(raw, slots)?,
         asks: source.asks(&raw.ask, &group, slots)?,
         held: source.asks(&raw.heldout, &group, slots)?,
+        fresh: Vec::new(),
         traits: Traits {
             bare: raw.bare,
             exact: raw.exact,

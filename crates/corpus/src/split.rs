@@ -3,13 +3,15 @@
 //! The unit of the split is the core (see [`crate::text::core`]): all dresses of one wording go to the same side.
 //! Held out are
 //!
-//! - wordings written by hand for that purpose, and
+//! - wordings written by hand for that purpose,
+//! - fresh wordings, written by hand when everything else was finished, and
 //! - combinations: expansions of the training templates, drawn by lot, of which every part is seen in training, but
 //!   never in this combination (for families: never this wording with this member).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::error::{Error, Result};
+use crate::generate::Kind;
 use crate::rng::Rng;
 use crate::source::{Ask, Leaf, MAX_QUESTION};
 use crate::text::{core, normal, tidy, vocabulary};
@@ -35,8 +37,22 @@ pub struct Split {
     pub train: Vec<Wording>,
     /// Held out, written by hand.
     pub wordings: Vec<Wording>,
+    /// Held out, written by hand last of all.
+    pub fresh: Vec<Wording>,
     /// Held out, drawn by lot.
     pub combinations: Vec<Wording>,
+}
+
+impl Split {
+    /// Everything held out, with where it comes from.
+    pub fn held(&self) -> impl Iterator<Item = (Kind, &Wording)> {
+        let kinds = [
+            (Kind::Wording, &self.wordings),
+            (Kind::Fresh, &self.fresh),
+            (Kind::Combination, &self.combinations),
+        ];
+        kinds.into_iter().flat_map(|(kind, list)| list.iter().map(move |wording| (kind, wording)))
+    }
 }
 
 /// Splits every leaf.
@@ -65,7 +81,7 @@ pub fn split(leaves: &[Leaf], seed: u64) -> Result<Vec<Split>> {
     }
     for (leaf, group) in leaves.iter().map(|leaf| (leaf, &leaf.group)) {
         let of_group = || leaves.iter().zip(&splits).filter(|(l, _)| l.group == *group);
-        if of_group().all(|(_, s)| s.wordings.is_empty() && s.combinations.is_empty()) {
+        if of_group().all(|(_, s)| s.held().next().is_none()) {
             empty.push(format!("  {}: {group}: nothing is held out", leaf.file));
         }
     }
@@ -81,6 +97,9 @@ fn draw(leaf: &Leaf, rng: &mut Rng) -> Result<Split> {
     let mut split = Split::default();
     let mut cores = HashSet::new();
     // Hand-written first, so that a core that is on both sides is held out.
+    for ask in &leaf.fresh {
+        split.fresh.extend(expand(leaf, ask, rng)?.into_iter().filter(|w| cores.insert(w.core.clone())));
+    }
     let mut by_hand: Vec<Vec<Wording>> = Vec::new();
     for ask in &leaf.held {
         let list = expand(leaf, ask, rng)?;
@@ -192,7 +211,7 @@ fn conflicts(leaves: &[Leaf], splits: &[Split]) -> Result<()> {
     let mut found: BTreeMap<String, ()> = BTreeMap::new();
     for (i, (leaf, split)) in leaves.iter().zip(splits).enumerate() {
         let place = format!("{:?}", leaf.traits.after);
-        for wording in split.train.iter().chain(&split.wordings).chain(&split.combinations) {
+        for wording in split.train.iter().chain(split.held().map(|(_, w)| w)) {
             for key in [wording.core.clone(), normal(&wording.text)] {
                 let &mut (owner, line) = owners.entry((place.clone(), key)).or_insert((i, wording.line));
                 // A recalled name is asked for after each name; the first turn tells the members apart.

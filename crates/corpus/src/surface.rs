@@ -3,7 +3,7 @@
 
 use crate::rng::Rng;
 use crate::template::capitalise;
-use crate::text::asks;
+use crate::text::{QUESTION_WORDS, asks};
 
 /// What may be done to a question.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,7 @@ const CONTRACT: u64 = 25;
 const CHAT_SPELLING: u64 = 5;
 const OPENER: u64 = 14;
 const CLOSER: u64 = 7;
+const CARRIER: u64 = 8;
 const SLIP: u64 = 14;
 
 const OPENERS: [&str; 14] = [
@@ -40,6 +41,17 @@ const OPENERS: [&str; 14] = [
     "hello Pageformer, ",
 ];
 const CLOSERS: [&str; 4] = [" please", ", please", ", Page", " pls"];
+
+/// Openers of questions that begin with a question word.
+const CARRIERS: [&str; 7] = [
+    "tell me, ",
+    "tell me ",
+    "can you tell me ",
+    "do you know ",
+    "I want to know, ",
+    "please tell me ",
+    "question: ",
+];
 
 const CONTRACTIONS: [(&str, &str); 22] = [
     ("what is ", "what's "),
@@ -80,6 +92,9 @@ pub fn dress(question: &str, how: Dress, rng: &mut Rng) -> String {
     if how.extras && rng.chance(OPENER) {
         let opener = rng.pick(&OPENERS).copied().unwrap_or_default();
         text = format!("{opener}{text}");
+    } else if how.extras && rng.chance(CARRIER) && wh_question(question) {
+        let carrier = rng.pick(&CARRIERS).copied().unwrap_or_default();
+        text = format!("{carrier}{text}");
     } else if how.extras && rng.chance(CLOSER) {
         text.push_str(rng.pick(&CLOSERS).copied().unwrap_or_default());
     }
@@ -113,13 +128,21 @@ pub fn dress(question: &str, how: Dress, rng: &mut Rng) -> String {
     }
 }
 
+/// Whether the question begins with a question word.
+fn wh_question(question: &str) -> bool {
+    question.split(' ').next().is_some_and(|first| QUESTION_WORDS.contains(&first))
+}
+
 /// Replaces the first `from` that begins a word, and ends one.
 fn replace_word(text: &str, from: &str, to: &str) -> String {
     let bytes = text.as_bytes();
     let letter = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_alphanumeric);
     let found = text.match_indices(from).find(|(at, _)| {
         let end = at + from.len();
-        (*at == 0 || bytes.get(at - 1) == Some(&b' ')) && (from.ends_with(' ') || !letter(end))
+        // "where is it" does not become "where's it".
+        (*at == 0 || bytes.get(at - 1) == Some(&b' '))
+            && (from.ends_with(' ') || !letter(end))
+            && &text[end..] != "it"
     });
     match found {
         Some((at, _)) => format!("{}{to}{}", &text[..at], &text[at + from.len()..]),
@@ -176,7 +199,10 @@ mod tests {
                 .map(|s| dress(question, how, &mut Rng::new(s, "end")))
                 .collect::<std::collections::BTreeSet<_>>()
         };
-        assert!(forms("what is it").contains("What's it?"));
+        assert!(forms("what is new").contains("What's new?"));
+        assert!(
+            forms("where is it").contains("Where is it?") && !forms("where is it").contains("Where's it?")
+        );
         assert!(forms("good morning").contains("Good morning!"));
         assert!(forms("good morning").iter().all(|f| !f.contains('?')));
     }

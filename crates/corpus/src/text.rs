@@ -90,9 +90,14 @@ const CLOSERS: [&str; 5] = ["please", "page", "pageformer", "thanks", "now"];
 /// Those of them that may stand behind a greeting or an "ok", too.
 const BARE_CLOSERS: usize = 3;
 
+/// What may carry a question that begins with a question word.
+const CARRIERS: [&str; 5] = ["can you tell me", "tell me", "do you know", "i want to know", "question"];
+/// Question words.
+pub const QUESTION_WORDS: [&str; 7] = ["what", "who", "where", "when", "why", "how", "which"];
+
 /// The core: a stricter key than [`normal`], the same for all dresses of one wording. Short forms are written out,
-/// British and American spellings are one, and openers such as "hey" and closers such as "please" are dropped; in
-/// `bare` questions, where a "hey" is the message itself, only the model's name and "please".
+/// British and American spellings are one, and openers such as "hey", carriers such as "tell me" (before a question
+/// word) and closers such as "please" are dropped; in `bare` questions, where a "hey" is the message itself, only the model's name and "please".
 /// Held-out questions are kept apart from training questions by their cores.
 pub fn core(text: &str, bare: bool) -> String {
     let openers = if bare { &OPENERS[..BARE_OPENERS] } else { &OPENERS[..] };
@@ -101,6 +106,15 @@ pub fn core(text: &str, bare: bool) -> String {
     let one_of = |word: Option<&String>, list: &[&str]| word.is_some_and(|w| list.contains(&w.as_str()));
     while list.len() > 1 && one_of(list.first(), openers) {
         list.remove(0);
+    }
+    if !bare {
+        for carrier in CARRIERS {
+            let words: Vec<&str> = carrier.split(' ').collect();
+            let carried = list.get(words.len()).is_some_and(|w| QUESTION_WORDS.contains(&w.as_str()));
+            if carried && list.iter().zip(&words).all(|(a, b)| a == b) {
+                list.drain(..words.len());
+            }
+        }
     }
     while list.len() > 1 && one_of(list.last(), closers) {
         list.pop();
@@ -200,6 +214,8 @@ mod tests {
         assert_ne!(core("ok, thanks", true), core("thanks", true));
         assert_eq!(core("hello Page", true), core("hello", true));
         assert_eq!(core("hello", false), "hello");
+        assert_eq!(core("please tell me, where is Oslo?", false), core("wheres oslo", false));
+        assert_ne!(core("tell me a joke", false), core("a joke", false));
     }
 
     #[test]
