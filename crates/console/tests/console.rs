@@ -88,7 +88,7 @@ fn type_to(card: Faulty<MemoryCard>, keys: &str) -> (End, String) {
     let entries = arena.take(TensorTable::entries(&manifest.shape)).unwrap();
     let table = read_tensors(&mut card, &mut page, &manifest, entries).unwrap();
     let request = Request { page_metadata: true, batch: Some(1), ..Request::default() };
-    let plan = Plan::new(&Needs::new(&manifest, &table), 4096, &request).unwrap();
+    let plan = Plan::new(&Needs::new(&manifest, &table), 4608, &request).unwrap();
     let engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernels::PORTABLE).unwrap();
     let mut session = Session::start(engine, &manifest, &mut arena).unwrap();
     session.engine_mut().vram_mut().card_mut().faults = faults;

@@ -51,7 +51,7 @@ pub enum ExportError {
         source: io::Error,
     },
     /// The output is something else.
-    #[error("{path} is not of a card that could be replaced; give another place, or remove it first", path = .0.display())]
+    #[error("{path} is not a card's file, and nothing but a card is replaced; give another place, or remove it first", path = .0.display())]
     Exists(PathBuf),
 }
 

@@ -51,9 +51,10 @@ fn every_command_has_examples_that_parse() {
         assert!(own > 0, "{command}: {examples}");
         for line in lines.iter().filter(|line| line.starts_with(&command)) {
             let line = line.split(" #").next().unwrap();
-            // The files are not here; what matters is that the command line is one.
+            // The files are not here, and without a card there is nothing to read; what matters is that the command line is
+            // one: 2 would say that it is not.
             let code = place.run(line).code;
-            assert!(code == Some(1), "{line} exits with {code:?}");
+            assert!(matches!(code, Some(0 | 1)), "{line} exits with {code:?}");
         }
     }
 }
