@@ -303,6 +303,9 @@ fn check_replaceable(dir: &Path) -> Result<(), ExportError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return Err(ExportError::Exists(dir.to_owned()));
+        }
         Err(source) => return Err(ExportError::Io { path: dir.to_owned(), source }),
     };
     for entry in entries {
