@@ -1,7 +1,7 @@
 //! CPU time of a training step (forward, backward, AdamW) per token, for models of growing width.
 //!
 //! ```text
-//! cargo run --release -p pageformer-train --example speed [SEQ_LEN] [THREADS]
+//! cargo run --release -p pageformer-train --example speed [SEQ_LEN] [THREADS] [WIDTH]
 //! ```
 
 use std::time::Instant;
@@ -19,7 +19,8 @@ fn main() -> Result<(), pageformer_train::Error> {
     );
     println!("| d_model | parameters | wall µs/token | CPU µs/token | GFLOP/s per CPU (matrices) |");
     println!("|---|---|---|---|---|");
-    for d_model in [64, 128, 256] {
+    let width = number(3, 0) as u32;
+    for d_model in [64, 128, 256].into_iter().filter(|d| width == 0 || width == *d) {
         let mut recipe = Recipe::preset("stories")?;
         recipe.model.d_model = d_model;
         recipe.model.d_ff = d_model * 172 / 64;
@@ -32,7 +33,7 @@ fn main() -> Result<(), pageformer_train::Error> {
         let weights = layout.initial_weights(1);
         let mut trainer = Trainer::new(layout, weights, examples, vec![], recipe.train.clone())?;
         trainer.step()?;
-        let steps = 4_000_000_000 / (parameters as usize * 6 * recipe.train.batch_tokens) + 2;
+        let steps = 12_000_000_000 / (parameters as usize * 6 * recipe.train.batch_tokens) + 2;
         // The best of three: the machine may have other work.
         let (mut wall, mut cpu) = (f64::MAX, f64::MAX);
         for _ in 0..3 {

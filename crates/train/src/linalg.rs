@@ -1,46 +1,31 @@
 //! Matrix products: thin names over `ndarray`, whose products of f32 are those of the `matrixmultiply` crate.
-//!
-//! A matrix is a slice with a number of rows, a number of columns and the distance of two rows, so that the keys of one
-//! head inside the rows of all heads are a matrix, too.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
+use ndarray::{ArrayView2, ArrayViewMut2};
 
-/// A matrix inside a slice: `rows` × `cols`, the rows `stride` apart.
+/// A dense row-major matrix.
 #[derive(Clone, Copy)]
 pub(crate) struct Mat<'a> {
     data: &'a [f32],
     rows: usize,
     cols: usize,
-    stride: usize,
 }
 
-/// A matrix inside a slice, to write to.
+/// A dense row-major matrix to write to.
 pub(crate) struct MatMut<'a> {
     data: &'a mut [f32],
     rows: usize,
     cols: usize,
-    stride: usize,
 }
 
 /// A dense row-major matrix.
 pub(crate) fn mat(data: &[f32], rows: usize, cols: usize) -> Mat<'_> {
-    Mat { data, rows, cols, stride: cols }
-}
-
-/// A matrix whose rows are `stride` apart.
-pub(crate) fn strided(data: &[f32], rows: usize, cols: usize, stride: usize) -> Mat<'_> {
-    Mat { data, rows, cols, stride }
+    Mat { data, rows, cols }
 }
 
 /// A dense row-major matrix to write to.
 pub(crate) fn mat_mut(data: &mut [f32], rows: usize, cols: usize) -> MatMut<'_> {
-    MatMut { data, rows, cols, stride: cols }
-}
-
-/// A matrix to write to whose rows are `stride` apart.
-pub(crate) fn strided_mut(data: &mut [f32], rows: usize, cols: usize, stride: usize) -> MatMut<'_> {
-    MatMut { data, rows, cols, stride }
+    MatMut { data, rows, cols }
 }
 
 impl<'a> Mat<'a> {
@@ -49,15 +34,13 @@ impl<'a> Mat<'a> {
     }
 
     fn view(self) -> ArrayView2<'a, f32> {
-        ArrayView2::from_shape((self.rows, self.cols).strides((self.stride, 1)), self.data)
-            .expect("a slice as long as its matrix")
+        ArrayView2::from_shape((self.rows, self.cols), self.data).expect("a slice as long as its matrix")
     }
 }
 
 /// `c = beta·c + alpha · a · b`
 fn product(c: MatMut, beta: f32, alpha: f32, a: ArrayView2<f32>, b: ArrayView2<f32>) {
-    let mut c = ArrayViewMut2::from_shape((c.rows, c.cols).strides((c.stride, 1)), c.data)
-        .expect("a slice as long as its matrix");
+    let mut c = ArrayViewMut2::from_shape((c.rows, c.cols), c.data).expect("a slice as long as its matrix");
     general_mat_mul(alpha, &a, &b, beta, &mut c);
 }
 
@@ -81,17 +64,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn products_of_parts_of_larger_matrices() {
-        // a: 2×3 inside rows of 5, b: 4×3 inside rows of 4.
-        let a: Vec<f32> = (0..10).map(|v| v as f32).collect();
-        let b: Vec<f32> = (0..16).map(|v| (v * v % 7) as f32).collect();
-        let mut c = vec![1.0; 2 * 6];
-        matmul_nt(strided_mut(&mut c, 2, 4, 6), 1.0, 2.0, strided(&a, 2, 3, 5), strided(&b, 4, 3, 4));
-        for i in 0..2 {
-            for j in 0..6 {
-                let dot: f32 = (0..3).map(|k| if j < 4 { a[i * 5 + k] * b[j * 4 + k] } else { 0.0 }).sum();
-                assert_eq!(c[i * 6 + j], 1.0 + 2.0 * dot);
-            }
+    fn products_add_to_what_is_there() {
+        let a: Vec<f32> = (0..6).map(|v| v as f32).collect();
+        let b: Vec<f32> = (0..12).map(|v| (v * v % 7) as f32).collect();
+        let mut nt = vec![1.0; 2 * 4];
+        matmul_nt(mat_mut(&mut nt, 2, 4), 1.0, 2.0, mat(&a, 2, 3), mat(&b, 4, 3));
+        let mut nn = vec![1.0; 2 * 4];
+        matmul_nn(mat_mut(&mut nn, 2, 4), 0.0, 1.0, mat(&a, 2, 3), mat(&b, 3, 4));
+        let mut tn = vec![1.0; 2 * 4];
+        matmul_tn(mat_mut(&mut tn, 2, 4), 1.0, 1.0, mat(&a, 3, 2), mat(&b, 3, 4));
+        for (i, j) in (0..8).map(|at| (at / 4, at % 4)) {
+            let sum = |f: &dyn Fn(usize) -> f32| (0..3).map(f).sum::<f32>();
+            assert_eq!(nt[i * 4 + j], 1.0 + 2.0 * sum(&|k| a[i * 3 + k] * b[j * 3 + k]));
+            assert_eq!(nn[i * 4 + j], sum(&|k| a[i * 3 + k] * b[k * 4 + j]));
+            assert_eq!(tn[i * 4 + j], 1.0 + sum(&|k| a[k * 2 + i] * b[k * 4 + j]));
         }
     }
 }

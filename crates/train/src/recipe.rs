@@ -199,7 +199,7 @@ pub struct TrainRecipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PruneRecipe {
-    /// Part of the cells of all prunable matrices that stays.
+    /// Part of the cells of all matrices, the embedding included, that stays. The embedding is never pruned.
     pub density: f64,
     /// Rows and columns of a block that is kept or pruned as a whole: multiples of 4.
     #[serde(default = "four_by_four")]

@@ -34,7 +34,7 @@ pub struct Progress {
     pub lr: f32,
     /// Norm of the gradient before clipping.
     pub gradient_norm: f32,
-    /// Density of the prunable matrices.
+    /// Density: part of the cells of all matrices that is kept.
     pub density: f64,
     /// Tokens that went through the network per second, since the run began or was resumed.
     pub tokens_per_s: f64,
@@ -458,7 +458,7 @@ mod tests {
         });
         run.unwrap();
         assert!(densities.windows(2).all(|d| d[1] <= d[0] + 1e-9));
-        assert!((densities[39] - 0.6).abs() < 0.02 && densities[0] == 1.0);
+        assert!(densities[39] <= 0.6 && densities[39] > 0.5 && densities[0] == 1.0);
         let model = trainer.model().unwrap();
         let weights = trainer.layout().weights_of(&model).unwrap();
         assert_eq!(Masks::of_weights(trainer.layout(), &weights, [4, 4]), *trainer.masks().unwrap());

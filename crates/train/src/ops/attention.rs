@@ -1,15 +1,18 @@
 //! Causal attention with shared key/value heads, over packed sequences.
 //!
-//! Works on blocks of queries against all keys up to the block's end, so that half of the square is never computed, and keeps only
-//! the logarithm of each softmax's denominator for the backward pass, which computes the probabilities again (Dao et al. 2022).
+//! Heads are narrow (8 to 64 channels) and sequences short, so that general matrix products spend their time on preparations. Here a head's keys and
+//! values are laid out once, in both orders, and blocks of [`ROWS`] queries go over them with three small products
+//! ([`scores`], [`mix`], [`spread`]). Of the probabilities only the logarithm of each softmax's denominator is kept; the backward pass computes
+//! them again (Dao et al. 2022).
 
 use std::ops::Range;
 
-use crate::linalg::{mat, mat_mut, matmul_nn, matmul_nt, matmul_tn, strided, strided_mut};
 use crate::vector::{dot, exp, max, sum, vectorized};
 
 /// Queries of a block.
-const BLOCK: usize = 64;
+const ROWS: usize = 4;
+/// Keys, or channels, that a product handles at a time: an AVX register. Both are padded to a multiple.
+const LANES: usize = 8;
 
 /// Heads, and where they lie in a row: queries, then keys, then values.
 #[derive(Clone, Copy, Debug)]
@@ -30,11 +33,16 @@ impl Heads {
         self.queries * self.dim
     }
 
-    /// First channel of query head `head`, of its keys and of its values.
-    fn channels(&self, head: usize) -> (usize, usize, usize) {
-        let shared = head / (self.queries / self.keys);
+    /// First channels of the keys and of the values of key/value head `shared`.
+    fn channels(&self, shared: usize) -> (usize, usize) {
         let key = (self.queries + shared) * self.dim;
-        (head * self.dim, key, key + self.keys * self.dim)
+        (key, key + self.keys * self.dim)
+    }
+
+    /// The query heads of a key/value head.
+    fn group(&self, shared: usize) -> Range<usize> {
+        let size = self.queries / self.keys;
+        shared * size..(shared + 1) * size
     }
 
     fn scale(&self) -> f32 {
@@ -42,19 +50,75 @@ impl Heads {
     }
 }
 
-/// Buffers for one block.
+/// The keys or the values of one head of one sequence, padded with zeros.
 #[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    probabilities: Vec<f32>, // (BLOCK, keys)
-    gradients: Vec<f32>,     // (BLOCK, keys)
+struct Side {
+    by_row: Vec<f32>,   // (padded keys, padded channels)
+    by_tile: Vec<f32>,  // (padded keys / LANES, channels, LANES)
+    gradient: Vec<f32>, // (padded keys, padded channels)
 }
 
-/// The blocks of a sequence: rows of queries, and the number of keys that the last of them sees.
-fn blocks(length: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
-    (0..length).step_by(BLOCK).map(move |first| {
-        let end = (first + BLOCK).min(length);
-        (first..end, end)
-    })
+/// Buffers for one head of one sequence.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    keys: Side,
+    values: Side,
+    queries: Vec<f32>,       // (ROWS, padded channels)
+    douts: Vec<f32>,         // (ROWS, padded channels)
+    mixed: Vec<f32>,         // (ROWS, padded channels)
+    probabilities: Vec<f32>, // (ROWS, padded keys)
+    gradients: Vec<f32>,     // (ROWS, padded keys)
+}
+
+/// A head's place in rows, and its padded sizes.
+#[derive(Clone, Copy)]
+struct Place {
+    row: usize,     // width of a row
+    channel: usize, // first channel
+    dim: usize,
+    lanes: usize, // channels, padded
+    keys: usize,  // keys, padded
+}
+
+impl Side {
+    /// Lays out the channels `place` of `rows`.
+    fn fill(&mut self, rows: &[f32], place: Place) {
+        let Place { row, channel, dim, lanes, keys } = place;
+        self.by_row.clear();
+        self.by_row.resize(keys * lanes, 0.0);
+        self.by_tile.clear();
+        self.by_tile.resize(keys * dim, 0.0);
+        for (i, (to, from)) in self.by_row.chunks_exact_mut(lanes).zip(rows.chunks_exact(row)).enumerate() {
+            let from = &from[channel..][..dim];
+            to[..dim].copy_from_slice(from);
+            let tile = self.by_tile[i / LANES * dim * LANES..].iter_mut().skip(i % LANES).step_by(LANES);
+            tile.zip(from).for_each(|(to, from)| *to = *from);
+        }
+    }
+
+    /// Writes the gradient back to the channels `place` of `rows`.
+    fn write_gradient(&self, rows: &mut [f32], place: Place) {
+        for (from, to) in self.gradient.chunks_exact(place.lanes).zip(rows.chunks_exact_mut(place.row)) {
+            to[place.channel..][..place.dim].copy_from_slice(&from[..place.dim]);
+        }
+    }
+
+    fn no_gradient(&mut self) {
+        self.gradient.clear();
+        self.gradient.resize(self.by_row.len(), 0.0);
+    }
+}
+
+/// Copies up to [`ROWS`] rows' channels of a head, times `factor`, padded with zeros.
+#[inline(always)]
+fn gather(to: &mut Vec<f32>, rows: &[f32], place: Place, factor: f32) {
+    to.clear();
+    to.resize(ROWS * place.lanes, 0.0);
+    for (to, from) in to.chunks_exact_mut(place.lanes).zip(rows.chunks(place.row)) {
+        for (to, from) in to.iter_mut().zip(&from[place.channel..][..place.dim]) {
+            *to = from * factor;
+        }
+    }
 }
 
 /// Sets `out` (n, queries · dim) and `lse` (n, queries), the logarithm of each softmax's denominator, from `qkv` (n, row).
@@ -67,59 +131,139 @@ pub(crate) fn forward(
     scratch: &mut Scratch,
 ) {
     let (row, out_row, dim) = (heads.row(), heads.out_row(), heads.dim);
+    let lanes = dim.next_multiple_of(LANES);
     for span in spans {
         let qkv = &qkv[span.start * row..span.end * row];
         let out = &mut out[span.start * out_row..span.end * out_row];
         let lse = &mut lse[span.start * heads.queries..span.end * heads.queries];
-        for (rows, keys) in blocks(span.len()) {
-            scratch.probabilities.resize(BLOCK * span.len(), 0.0);
-            let p = &mut scratch.probabilities[..rows.len() * keys];
-            for head in 0..heads.queries {
-                let (q, k, v) = heads.channels(head);
-                matmul_nt(
-                    mat_mut(p, rows.len(), keys),
-                    0.0,
-                    heads.scale(),
-                    strided(&qkv[rows.start * row + q..], rows.len(), dim, row),
-                    strided(&qkv[k..], keys, dim, row),
-                );
-                let lse = &mut lse[rows.start * heads.queries + head..];
-                softmax(p, keys, rows.start + 1, lse, heads.queries);
-                matmul_nn(
-                    strided_mut(&mut out[rows.start * out_row + q..], rows.len(), dim, out_row),
-                    0.0,
-                    1.0,
-                    mat(p, rows.len(), keys),
-                    strided(&qkv[v..], keys, dim, row),
-                );
+        let keys = span.len().next_multiple_of(LANES);
+        scratch.probabilities.resize(ROWS * keys, 0.0);
+        for shared in 0..heads.keys {
+            let (key, value) = heads.channels(shared);
+            let place = Place { row, channel: key, dim, lanes, keys };
+            scratch.keys.fill(qkv, place);
+            scratch.values.fill(qkv, Place { channel: value, ..place });
+            for head in heads.group(shared) {
+                let query = Place { channel: head * dim, ..place };
+                for first in (0..span.len()).step_by(ROWS) {
+                    let rows = ROWS.min(span.len() - first);
+                    let keys = (first + rows).next_multiple_of(LANES);
+                    gather(&mut scratch.queries, &qkv[first * row..], query, heads.scale());
+                    let p = &mut scratch.probabilities[..ROWS * keys];
+                    scores(p, &scratch.queries, &scratch.keys.by_tile, dim);
+                    for (i, p) in p.chunks_exact_mut(keys).take(rows).enumerate() {
+                        lse[(first + i) * heads.queries + head] = softmax(p, first + i + 1);
+                    }
+                    scratch.mixed.resize(ROWS * lanes, 0.0);
+                    mix(&mut scratch.mixed, p, &scratch.values.by_row, lanes);
+                    let out = out[first * out_row..].chunks_exact_mut(out_row);
+                    for (out, mixed) in out.zip(scratch.mixed.chunks_exact(lanes)) {
+                        out[query.channel..][..dim].copy_from_slice(&mixed[..dim]);
+                    }
+                }
             }
         }
     }
 }
 
 vectorized! {
-    fn softmax<'a>(
-        scores: &'a mut [f32],
-        keys: usize,
-        seen: usize,
-        lse: &'a mut [f32],
-        lse_stride: usize,
-    ) = softmax_rows;
+    /// Softmax over the first `seen` scores; the rest becomes 0. Returns the logarithm of the denominator.
+    fn softmax<'a>(scores: &'a mut [f32], seen: usize) -> f32 = softmax_row;
 }
 
-/// Softmax over the first `seen` scores of the first row, one more of each further row; the rest becomes 0.
 #[inline(always)]
-fn softmax_rows(scores: &mut [f32], keys: usize, seen: usize, lse: &mut [f32], lse_stride: usize) {
-    for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
-        let (scores, unseen) = scores.split_at_mut(seen + i);
-        let largest = max(scores);
-        scores.iter_mut().for_each(|s| *s = exp(*s - largest));
-        let denominator = sum(scores);
-        let factor = 1.0 / denominator;
-        scores.iter_mut().for_each(|s| *s *= factor);
-        unseen.fill(0.0);
-        lse[i * lse_stride] = largest + denominator.ln();
+fn softmax_row(scores: &mut [f32], seen: usize) -> f32 {
+    scores[seen..].fill(f32::NEG_INFINITY);
+    let largest = max(scores);
+    scores.iter_mut().for_each(|s| *s = exp(*s - largest));
+    // exp(−∞) is 4e-38 here.
+    scores[seen..].fill(0.0);
+    let denominator = sum(scores);
+    let factor = 1.0 / denominator;
+    scores.iter_mut().for_each(|s| *s *= factor);
+    largest + denominator.ln()
+}
+
+vectorized! {
+    /// `products[i][j] = rows[i] · side[j]`: (ROWS, keys) from (ROWS, lanes) and tiles.
+    fn scores<'a>(products: &'a mut [f32], rows: &'a [f32], by_tile: &'a [f32], dim: usize) = scores_tiles;
+}
+
+#[inline(always)]
+fn scores_tiles(products: &mut [f32], rows: &[f32], by_tile: &[f32], dim: usize) {
+    let [x0, x1, x2, x3] = four(rows);
+    let keys = products.len() / ROWS;
+    for (j, tile) in (0..keys).step_by(LANES).zip(by_tile.chunks_exact(dim * LANES)) {
+        let mut sums = [[0.0f32; LANES]; ROWS];
+        let x = x0.iter().zip(x1).zip(x2.iter().zip(x3));
+        for (side, ((x0, x1), (x2, x3))) in tile.as_chunks::<LANES>().0.iter().zip(x) {
+            for l in 0..LANES {
+                sums[0][l] += x0 * side[l];
+                sums[1][l] += x1 * side[l];
+                sums[2][l] += x2 * side[l];
+                sums[3][l] += x3 * side[l];
+            }
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            products[i * keys + j..][..LANES].copy_from_slice(sums);
+        }
     }
+}
+
+vectorized! {
+    /// `mixed[i] = Σ weights[i][j] · side[j]`: (ROWS, lanes) from (ROWS, keys) and (keys, lanes).
+    fn mix<'a>(mixed: &'a mut [f32], weights: &'a [f32], by_row: &'a [f32], lanes: usize) = mix_rows;
+}
+
+#[inline(always)]
+fn mix_rows(mixed: &mut [f32], weights: &[f32], by_row: &[f32], lanes: usize) {
+    let [w0, w1, w2, w3] = four(weights);
+    for c in (0..lanes).step_by(LANES) {
+        let mut sums = [[0.0f32; LANES]; ROWS];
+        let w = w0.iter().zip(w1).zip(w2.iter().zip(w3));
+        for (side, ((w0, w1), (w2, w3))) in by_row.chunks_exact(lanes).zip(w) {
+            let side: &[f32; LANES] = side[c..].first_chunk().expect("padded");
+            for l in 0..LANES {
+                sums[0][l] += w0 * side[l];
+                sums[1][l] += w1 * side[l];
+                sums[2][l] += w2 * side[l];
+                sums[3][l] += w3 * side[l];
+            }
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            mixed[i * lanes + c..][..LANES].copy_from_slice(sums);
+        }
+    }
+}
+
+vectorized! {
+    /// `gradient[j] += Σ weights[i][j] · rows[i]`: (keys, lanes) from (ROWS, keys) and (ROWS, lanes).
+    fn spread<'a>(gradient: &'a mut [f32], weights: &'a [f32], rows: &'a [f32], lanes: usize) = spread_rows;
+}
+
+#[inline(always)]
+fn spread_rows(gradient: &mut [f32], weights: &[f32], rows: &[f32], lanes: usize) {
+    let [w0, w1, w2, w3] = four(weights);
+    for c in (0..lanes).step_by(LANES) {
+        let row = |i: usize| -> [f32; LANES] { *rows[i * lanes + c..].first_chunk().expect("padded") };
+        let (x0, x1, x2, x3) = (row(0), row(1), row(2), row(3));
+        let w = w0.iter().zip(w1).zip(w2.iter().zip(w3));
+        for (gradient, ((w0, w1), (w2, w3))) in gradient.chunks_exact_mut(lanes).zip(w) {
+            let gradient: &mut [f32; LANES] = gradient[c..].first_chunk_mut().expect("padded");
+            let mut sums = *gradient;
+            for l in 0..LANES {
+                sums[l] += w0 * x0[l] + w1 * x1[l] + w2 * x2[l] + w3 * x3[l];
+            }
+            *gradient = sums;
+        }
+    }
+}
+
+/// The rows of a block.
+#[inline(always)]
+fn four(rows: &[f32]) -> [&[f32]; ROWS] {
+    let row = rows.len() / ROWS;
+    std::array::from_fn(|i| &rows[i * row..][..row])
 }
 
 /// Sets `dqkv` (n, row) from `dout` (n, queries · dim).
@@ -133,70 +277,76 @@ pub(crate) fn backward(
     scratch: &mut Scratch,
 ) {
     let (row, out_row, dim) = (heads.row(), heads.out_row(), heads.dim);
-    dqkv.fill(0.0);
+    let lanes = dim.next_multiple_of(LANES);
     for span in spans {
         let qkv = &qkv[span.start * row..span.end * row];
         let dqkv = &mut dqkv[span.start * row..span.end * row];
         let dout = &dout[span.start * out_row..span.end * out_row];
         let lse = &lse[span.start * heads.queries..span.end * heads.queries];
-        for (rows, keys) in blocks(span.len()) {
-            scratch.probabilities.resize(BLOCK * span.len(), 0.0);
-            scratch.gradients.resize(BLOCK * span.len(), 0.0);
-            let p = &mut scratch.probabilities[..rows.len() * keys];
-            let dp = &mut scratch.gradients[..rows.len() * keys];
-            for head in 0..heads.queries {
-                let (q, k, v) = heads.channels(head);
-                let queries = strided(&qkv[rows.start * row + q..], rows.len(), dim, row);
-                let key = strided(&qkv[k..], keys, dim, row);
-                let value = strided(&qkv[v..], keys, dim, row);
-                let dout = strided(&dout[rows.start * out_row + q..], rows.len(), dim, out_row);
-                matmul_nt(mat_mut(p, rows.len(), keys), 0.0, heads.scale(), queries, key);
-                matmul_nt(mat_mut(dp, rows.len(), keys), 0.0, 1.0, dout, value);
-                let lse = &lse[rows.start * heads.queries + head..];
-                softmax_backward(p, dp, keys, rows.start + 1, lse, heads.queries);
-                let (p, ds) = (mat(p, rows.len(), keys), mat(dp, rows.len(), keys));
-                matmul_tn(strided_mut(&mut dqkv[v..], keys, dim, row), 1.0, 1.0, p, dout);
-                matmul_tn(strided_mut(&mut dqkv[k..], keys, dim, row), 1.0, heads.scale(), ds, queries);
-                let dq = strided_mut(&mut dqkv[rows.start * row + q..], rows.len(), dim, row);
-                matmul_nn(dq, 0.0, heads.scale(), ds, key);
+        let keys = span.len().next_multiple_of(LANES);
+        scratch.probabilities.resize(ROWS * keys, 0.0);
+        scratch.gradients.resize(ROWS * keys, 0.0);
+        for shared in 0..heads.keys {
+            let (key, value) = heads.channels(shared);
+            let key = Place { row, channel: key, dim, lanes, keys };
+            let value = Place { channel: value, ..key };
+            scratch.keys.fill(qkv, key);
+            scratch.values.fill(qkv, value);
+            scratch.keys.no_gradient();
+            scratch.values.no_gradient();
+            for head in heads.group(shared) {
+                let query = Place { channel: head * dim, ..key };
+                for first in (0..span.len()).step_by(ROWS) {
+                    let rows = ROWS.min(span.len() - first);
+                    let keys = (first + rows).next_multiple_of(LANES);
+                    gather(&mut scratch.queries, &qkv[first * row..], query, heads.scale());
+                    gather(
+                        &mut scratch.douts,
+                        &dout[first * out_row..],
+                        Place { row: out_row, ..query },
+                        1.0,
+                    );
+                    let p = &mut scratch.probabilities[..ROWS * keys];
+                    let dp = &mut scratch.gradients[..ROWS * keys];
+                    scores(p, &scratch.queries, &scratch.keys.by_tile, dim);
+                    scores(dp, &scratch.douts, &scratch.values.by_tile, dim);
+                    for (i, (p, dp)) in p.chunks_exact_mut(keys).zip(dp.chunks_exact_mut(keys)).enumerate() {
+                        // Rows beyond the last see nothing, and have no gradient.
+                        let seen = if i < rows { first + i + 1 } else { 0 };
+                        let lse = lse.get((first + i) * heads.queries + head).copied().unwrap_or(0.0);
+                        softmax_backward(p, dp, seen, lse);
+                    }
+                    spread(&mut scratch.values.gradient[..keys * lanes], p, &scratch.douts, lanes);
+                    spread(&mut scratch.keys.gradient[..keys * lanes], dp, &scratch.queries, lanes);
+                    scratch.mixed.resize(ROWS * lanes, 0.0);
+                    mix(&mut scratch.mixed, dp, &scratch.keys.by_row, lanes);
+                    let dq = dqkv[first * row..].chunks_exact_mut(row);
+                    for (dq, mixed) in dq.zip(scratch.mixed.chunks_exact(lanes)) {
+                        for (dq, mixed) in dq[query.channel..][..dim].iter_mut().zip(mixed) {
+                            *dq = mixed * heads.scale();
+                        }
+                    }
+                }
             }
+            scratch.keys.write_gradient(dqkv, key);
+            scratch.values.write_gradient(dqkv, value);
         }
     }
 }
 
 vectorized! {
-    fn softmax_backward<'a>(
-        scores: &'a mut [f32],
-        gradients: &'a mut [f32],
-        keys: usize,
-        seen: usize,
-        lse: &'a [f32],
-        lse_stride: usize,
-    ) = softmax_backward_rows;
+    /// Turns scores into probabilities, and the gradients of probabilities into those of scores.
+    fn softmax_backward<'a>(scores: &'a mut [f32], gradients: &'a mut [f32], seen: usize, lse: f32) = softmax_backward_row;
 }
 
-/// Turns scores into probabilities, and the gradients of probabilities into those of scores.
 #[inline(always)]
-fn softmax_backward_rows(
-    scores: &mut [f32],
-    gradients: &mut [f32],
-    keys: usize,
-    seen: usize,
-    lse: &[f32],
-    lse_stride: usize,
-) {
-    let rows = scores.chunks_exact_mut(keys).zip(gradients.chunks_exact_mut(keys));
-    for (i, (scores, gradients)) in rows.enumerate() {
-        let (scores, unseen_scores) = scores.split_at_mut(seen + i);
-        let (gradients, unseen_gradients) = gradients.split_at_mut(seen + i);
-        let lse = lse[i * lse_stride];
-        scores.iter_mut().for_each(|s| *s = exp(*s - lse));
-        let mean = dot(scores, gradients);
-        for (g, p) in gradients.iter_mut().zip(scores) {
-            *g = *p * (*g - mean);
-        }
-        unseen_scores.fill(0.0);
-        unseen_gradients.fill(0.0);
+fn softmax_backward_row(scores: &mut [f32], gradients: &mut [f32], seen: usize, lse: f32) {
+    scores[seen..].fill(f32::NEG_INFINITY);
+    scores.iter_mut().for_each(|s| *s = exp(*s - lse));
+    scores[seen..].fill(0.0);
+    let mean = dot(scores, gradients);
+    for (g, p) in gradients.iter_mut().zip(scores) {
+        *g = *p * (*g - mean);
     }
 }
 
@@ -219,7 +369,8 @@ mod tests {
         for span in spans {
             for i in span.clone() {
                 for head in 0..heads.queries {
-                    let (q, k, v) = heads.channels(head);
+                    let q = head * dim;
+                    let (k, v) = heads.channels(head / (heads.queries / heads.keys));
                     let weight = |j: usize| {
                         (0..dim)
                             .map(|c| qkv[i * row + q + c] as f64 * qkv[j * row + k + c] as f64)

@@ -9,14 +9,14 @@ use pageformer_card::matrix::TILE_INPUTS;
 
 use crate::vector::{max_abs, vectorized};
 
-/// Weights of a matrix (rows, cols): one bf16 scale for each 256 inputs of each row, rounded up.
-pub(crate) fn weights(w: &mut [f32], cols: usize) {
-    round(w, cols, bf16_scale);
+vectorized! {
+    /// Weights of a matrix (rows, cols): one bf16 scale for each 256 inputs of each row, rounded up.
+    pub(crate) fn weights<'a>(w: &'a mut [f32], cols: usize) = round_weights;
 }
 
-/// Inputs of a matrix (n, cols): one f32 scale for each 256 channels of each row.
-pub(crate) fn activations(x: &mut [f32], cols: usize) {
-    round(x, cols, f32_scale);
+vectorized! {
+    /// Inputs of a matrix (n, cols): one f32 scale for each 256 channels of each row.
+    pub(crate) fn activations<'a>(x: &'a mut [f32], cols: usize) = round_activations;
 }
 
 vectorized! {
@@ -30,25 +30,28 @@ vectorized! {
     ) = round_heads;
 }
 
-vectorized! {
-    fn round<'a>(x: &'a mut [f32], cols: usize, scale: fn(f32) -> f32) = round_rows;
-}
+/// Largest magnitudes below this are taken for zero, as the engine does.
+const TINY: f32 = 1e-30;
 
 fn bf16_scale(largest: f32) -> f32 {
-    bf16::to_f32(bf16::round_up(largest / 127.0))
+    bf16::to_f32(bf16::round_up(largest * (1.0 / 127.0)))
 }
 
-fn f32_scale(largest: f32) -> f32 {
-    largest / 127.0
-}
-
-/// Rounds each row, 256 channels with one scale.
 #[inline(always)]
-fn round_rows(x: &mut [f32], cols: usize, scale: fn(f32) -> f32) {
-    for x in x.chunks_exact_mut(cols) {
-        for x in x.chunks_mut(TILE_INPUTS) {
-            round_segment(x, scale(max_abs(x)));
+fn round_weights(w: &mut [f32], cols: usize) {
+    for w in w.chunks_exact_mut(cols).flat_map(|w| w.chunks_mut(TILE_INPUTS)) {
+        let scale = bf16::to_f32(bf16::round_up(max_abs(w) / 127.0));
+        if scale > 0.0 {
+            // The exporter's rounding: halves away from zero.
+            w.iter_mut().for_each(|w| *w = (*w / scale).round() * scale);
         }
+    }
+}
+
+#[inline(always)]
+fn round_activations(x: &mut [f32], cols: usize) {
+    for x in x.chunks_exact_mut(cols).flat_map(|x| x.chunks_mut(TILE_INPUTS)) {
+        round_to_f32_scale(x);
     }
 }
 
@@ -56,18 +59,31 @@ fn round_rows(x: &mut [f32], cols: usize, scale: fn(f32) -> f32) {
 fn round_heads(qkv: &mut [f32], row: usize, queries: usize, dim: usize) {
     for x in qkv.chunks_exact_mut(row) {
         let (q, kv) = x.split_at_mut(queries);
-        q.chunks_exact_mut(dim).for_each(|x| round_segment(x, max_abs(x) / 127.0));
-        kv.chunks_exact_mut(dim).for_each(|x| round_segment(x, bf16_scale(max_abs(x))));
+        q.chunks_exact_mut(dim).for_each(|x| round_to_f32_scale(x));
+        for x in kv.chunks_exact_mut(dim) {
+            let largest = max_abs(x);
+            let scale = if largest < TINY { 0.0 } else { bf16_scale(largest) };
+            round_to(x, if scale > 0.0 { 1.0 / scale } else { 0.0 }, scale);
+        }
     }
 }
 
-/// Rounds to multiples of `scale`, halves away from zero.
 #[inline(always)]
-fn round_segment(x: &mut [f32], scale: f32) {
-    if scale == 0.0 {
-        return;
+fn round_to_f32_scale(x: &mut [f32]) {
+    let largest = max_abs(x);
+    if largest < TINY {
+        x.fill(0.0);
+    } else {
+        round_to(x, 127.0 / largest, largest * (1.0 / 127.0));
     }
-    x.iter_mut().for_each(|x| *x = (*x / scale).round() * scale);
+}
+
+/// Rounds to multiples of `scale`, halves to even, as the engine does.
+#[inline(always)]
+fn round_to(x: &mut [f32], inverse: f32, scale: f32) {
+    /// Adding it leaves the nearest integer in the low bits of the mantissa; taking it away, that integer.
+    const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³
+    x.iter_mut().for_each(|x| *x = ((*x * inverse + ROUND) - ROUND) * scale);
 }
 
 #[cfg(test)]
