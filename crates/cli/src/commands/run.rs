@@ -70,7 +70,7 @@ impl Run {
             return Ok(());
         }
         let ram: serde_json::Map<_, _> =
-            plan.parts().map(|(part, size)| (part.to_string().replace(' ', "_"), json!(size))).collect();
+            plan.parts().map(|(part, size)| (part.to_string().to_lowercase().replace(' ', "_"), json!(size))).collect();
         let object = json!({
             "text": String::from_utf8_lossy(&text),
             "prompt": self.prompt,
