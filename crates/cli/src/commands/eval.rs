@@ -72,11 +72,12 @@ impl Eval {
         if documents.is_empty() {
             bail!("{}: no document to score; check --separator and --documents", path.display());
         }
-        let (score, engine) = if let Some(model) = self.model.as_ref().filter(|m| m.join("config.json").is_file()) {
-            (self.reference(model, documents)?, "f32 reference")
-        } else {
-            (self.card(documents)?, "int8 engine")
-        };
+        let (score, engine) =
+            if let Some(model) = self.model.as_ref().filter(|m| m.join("config.json").is_file()) {
+                (self.reference(model, documents)?, "f32 reference")
+            } else {
+                (self.card(documents)?, "int8 engine")
+            };
         if self.json {
             let object = json!({
                 "engine": engine,

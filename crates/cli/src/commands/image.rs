@@ -36,7 +36,9 @@ impl Image {
             Some(other) => {
                 bail!("{}: not a folder; give the folder that `pageformer export` wrote", other.display())
             }
-            None => DEFAULT_FILES.map(|(name, bytes)| (name.into(), FileSource::Bytes(bytes.to_vec()))).into(),
+            None => {
+                DEFAULT_FILES.map(|(name, bytes)| (name.into(), FileSource::Bytes(bytes.to_vec()))).into()
+            }
         };
         let mut progress = Progress::new("writing");
         let report =

@@ -1,6 +1,5 @@
 //! `pageformer inspect`.
 
-
 use anyhow::Result;
 use clap::Args;
 use pageformer_card::page::pages_for;

@@ -69,8 +69,10 @@ impl Run {
             eprint!("\n{}", memory_table(plan));
             return Ok(());
         }
-        let ram: serde_json::Map<_, _> =
-            plan.parts().map(|(part, size)| (part.to_string().to_lowercase().replace(' ', "_"), json!(size))).collect();
+        let ram: serde_json::Map<_, _> = plan
+            .parts()
+            .map(|(part, size)| (part.to_string().to_lowercase().replace(' ', "_"), json!(size)))
+            .collect();
         let object = json!({
             "text": String::from_utf8_lossy(&text),
             "prompt": self.prompt,

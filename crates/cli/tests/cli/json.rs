@@ -33,7 +33,7 @@ fn run_has_its_keys() {
     let parts = got["ram_bytes"].as_object().unwrap();
     let sum: u64 = parts.values().map(|bytes| bytes.as_u64().unwrap()).sum();
     assert_eq!(Some(sum), got["ram_total"].as_u64());
-    for part in ["KV_cache", "activations", "ring", "pinned_pages", "checksums"] {
+    for part in ["kv_cache", "activations", "ring", "pinned_pages", "checksums"] {
         assert!(parts.contains_key(part), "{parts:?}");
     }
     assert_eq!(parts["pinned_pages"].as_u64().unwrap(), got["pinned_pages"].as_u64().unwrap() * 512);

@@ -66,7 +66,7 @@ fn it_runs_in_64_kb() {
     place.ok("export model -o card");
     let got = place.json("run card --context 128 --ram 64K --max-tokens 10");
     assert!(got["ram_total"].as_u64().unwrap() <= 64 << 10);
-    assert!(got["ram_bytes"]["KV_cache"].as_u64().unwrap() > 0);
+    assert!(got["ram_bytes"]["kv_cache"].as_u64().unwrap() > 0);
 }
 
 #[test]
