@@ -59,7 +59,9 @@ fn round_activations(x: &mut [f32], cols: usize) {
 fn round_heads(qkv: &mut [f32], row: usize, queries: usize, dim: usize) {
     for x in qkv.chunks_exact_mut(row) {
         let (q, kv) = x.split_at_mut(queries);
-        q.chunks_exact_mut(dim).for_each(|x| round_to_f32_scale(x));
+        for q in q.chunks_exact_mut(dim) {
+            round_to_f32_scale(q);
+        }
         for x in kv.chunks_exact_mut(dim) {
             let largest = max_abs(x);
             let scale = if largest < TINY { 0.0 } else { bf16_scale(largest) };
