@@ -21,7 +21,7 @@ const SHIFT: u32 = 5;
 
 /// Instructions in so many ticks of a clock of `hertz`, when instructions are counted.
 pub fn instructions(ticks: u64, hertz: u64) -> u64 {
-    (u128::from(ticks) * 1_000_000_000 / u128::from(hertz) >> SHIFT) as u64
+    ((u128::from(ticks) * 1_000_000_000 / u128::from(hertz)) >> SHIFT) as u64
 }
 
 /// What may be chosen.
