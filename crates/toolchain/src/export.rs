@@ -303,7 +303,7 @@ fn check_replaceable(dir: &Path) -> Result<(), ExportError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+        Err(_) if dir.exists() && !dir.is_dir() => {
             return Err(ExportError::Exists(dir.to_owned()));
         }
         Err(source) => return Err(ExportError::Io { path: dir.to_owned(), source }),
