@@ -1,5 +1,7 @@
 //! Reading `index.json` as a stream.
 
+use core::cell::Cell;
+
 use picojson::{Event, PullParser, Reader, StreamParser};
 
 use super::{
@@ -8,18 +10,63 @@ use super::{
 use crate::decimal::parse_f32;
 use crate::shape::{Mlp, Norm, Shape};
 
-/// Counts the bytes that the parser took, to say where it failed.
-struct Counted<'a, R> {
+/// Bytes that the parser keeps: the longest string as it is written, and its quotes.
+const BUFFER: usize = MAX_STRING + 32;
+
+/// Feeds the parser so that every string begins where its buffer does, and counts the bytes, to say where it failed.
+///
+/// `picojson` 0.2 makes room in a full buffer by moving the string that it is reading to the front, over what it has put
+/// there of a string with escapes: such a string came out garbled if the buffer happened to end within it. So what
+/// follows a string's first quote is only given to an empty buffer. Until it is empty, it is filled up with spaces,
+/// which mean nothing between strings; a string that is longer than the buffer is an error.
+struct Aligned<'a, R> {
     inner: R,
-    count: &'a core::cell::Cell<u32>,
+    count: &'a Cell<u32>,
+    /// The first quote of a string was read and is still to be given.
+    held: bool,
+    in_string: bool,
+    escaped: bool,
+    too_long: &'a Cell<bool>,
 }
 
-impl<R: Reader> Reader for Counted<'_, R> {
-    type Error = R::Error;
-    fn read(&mut self, buf: &mut [u8]) -> Result<usize, R::Error> {
-        let n = self.inner.read(buf)?;
-        self.count.set(self.count.get().saturating_add(n as u32));
-        Ok(n)
+impl<R: Reader> Reader for Aligned<'_, R> {
+    type Error = Option<R::Error>;
+
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize, Self::Error> {
+        let empty = buf.len() == BUFFER;
+        let mut given = 0;
+        while given < buf.len() {
+            let mut byte = [b'"'];
+            if !core::mem::take(&mut self.held) {
+                if self.inner.read(&mut byte).map_err(Some)? == 0 {
+                    break;
+                }
+                self.count.set(self.count.get().saturating_add(1));
+            }
+            if byte == *b"\"" && !self.in_string && !(empty && given == 0) {
+                self.held = true;
+                if given == 0 {
+                    buf.fill(b' ');
+                    given = buf.len();
+                }
+                break;
+            }
+            match (self.in_string, self.escaped, byte[0]) {
+                (true, false, b'\\') => self.escaped = true,
+                (true, true, _) => self.escaped = false,
+                (inside, _, b'"') => self.in_string = !inside,
+                _ => {}
+            }
+            if let Some(to) = buf.get_mut(given) {
+                *to = byte[0];
+            }
+            given += 1;
+        }
+        if self.in_string && given == buf.len() {
+            self.too_long.set(true);
+            return Err(None);
+        }
+        Ok(given)
     }
 }
 
@@ -129,15 +176,23 @@ impl Manifest {
         reader: R,
         on_tensor: &mut dyn FnMut(&str, u32) -> Result<(), ManifestError>,
     ) -> Result<Manifest, ManifestError> {
-        let count = core::cell::Cell::new(0);
-        let mut buffer = [0; MAX_STRING + 32];
-        let mut parser = StreamParser::new(Counted { inner: reader, count: &count }, &mut buffer);
+        let (count, too_long) = (Cell::new(0), Cell::new(false));
+        let mut buffer = [0; BUFFER];
+        let reader = Aligned {
+            inner: reader,
+            count: &count,
+            held: false,
+            in_string: false,
+            escaped: false,
+            too_long: &too_long,
+        };
+        let mut parser = StreamParser::new(reader, &mut buffer);
         let mut found = Found::default();
         let mut place = None; // before the top-level object
         let mut key: Text<32> = Text::default();
         loop {
             let event = parser.next_event().map_err(|e| match e {
-                picojson::ParseError::ReaderError => ManifestError::Read,
+                picojson::ParseError::ReaderError if !too_long.get() => ManifestError::Read,
                 _ => ManifestError::Syntax { byte: count.get() },
             })?;
             let Some(at) = place else {
