@@ -1,5 +1,6 @@
 //! A model as the files of a card.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,9 @@ use std::path::{Path, PathBuf};
 use pageformer_card::manifest::{MAX_EOS, is_block};
 use pageformer_card::tokenizer::TokenizerKind;
 use pageformer_card::writer::{self, Merge, Vocabulary};
-use pageformer_card::{Chat, Layout, Manifest, Page, PageFile, Role, Tensor, TensorKind, Text};
+use pageformer_card::{
+    Chat, Layout, Manifest, ManifestError, Page, PageFile, Reader, Role, Tensor, TensorKind, Text,
+};
 use pageformer_model::{Kind, Matrix, Model, NormWeights, Tokenizer};
 
 use crate::quantize;
@@ -42,6 +45,9 @@ pub enum ExportError {
     /// A chat template without a place for the message.
     #[error("the chat template {0:?} has no {{}} where the user's message goes")]
     ChatTemplate(String),
+    /// The manifest comes out as one that no device reads.
+    #[error("no device could read this card: {0}; shorten the texts in it")]
+    Index(ManifestError),
     /// A file could not be written.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -71,6 +77,20 @@ pub struct CardFiles {
     pub tensors: Vec<(Tensor, u32)>,
     /// The files; `index.json` first.
     pub files: Vec<NamedFile>,
+}
+
+/// A text in memory as a stream.
+struct Bytes<'a>(&'a [u8]);
+
+impl Reader for Bytes<'_> {
+    type Error = Infallible;
+
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize, Infallible> {
+        let (now, later) = self.0.split_at(buf.len().min(self.0.len()));
+        buf[..now.len()].copy_from_slice(now);
+        self.0 = later;
+        Ok(now.len())
+    }
 }
 
 /// The pages of a tensor.
@@ -131,6 +151,11 @@ pub fn export(
     let mut index = String::new();
     // Writing to a String cannot fail.
     let _ = manifest.write(&mut index, &mut table.iter().copied());
+    match Manifest::parse(Bytes(index.as_bytes()), &mut |_, _| Ok(())) {
+        Ok(read) if read == manifest => {}
+        Ok(_) => return Err(ExportError::Index(ManifestError::Read)),
+        Err(error) => return Err(ExportError::Index(error)),
+    }
 
     let sums = writer::sum_pages(&weights, &vocabulary, index.as_bytes());
     let mut files = vec![

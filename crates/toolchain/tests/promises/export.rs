@@ -126,6 +126,10 @@ fn models_that_do_not_fit_a_card_are_refused() {
     let other = pageformer_model::Tokenizer::ascii();
     let mismatch = export(&model, &other, Layout::Packed, (4, 4), "", "").map(|_| ());
     assert!(matches!(mismatch, Err(ExportError::Vocab { tokenizer: 128, model: 261 })));
+    // Each becomes six characters in index.json, more than a device reads.
+    let control = "\u{1}".repeat(64);
+    let name = export(&model, &tokenizer, Layout::Packed, (4, 4), &control, "").map(|_| ());
+    assert!(matches!(name, Err(ExportError::Index(_))), "{name:?}");
     let long = "x".repeat(65);
     let name = export(&model, &tokenizer, Layout::Packed, (4, 4), &long, "").map(|_| ());
     assert!(matches!(name, Err(ExportError::Text(_, 64))));
