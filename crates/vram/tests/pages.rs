@@ -1,0 +1,213 @@
+//! Whatever is asked for, in whatever order and memory: the right bytes, read as seldom as can be.
+#![allow(missing_docs)]
+
+use pageformer_card::page::checksum;
+use pageformer_card::sums::SumLayout;
+use pageformer_card::{PAGE_BYTES, Page};
+use pageformer_vram::{Card, CardFile, Fault, Frames, Pinning, ReadError, Vram};
+use proptest::prelude::*;
+
+/// A card whose every page says which it is. Notes the pages that are read.
+struct Numbered {
+    layout: SumLayout,
+    read: Vec<(CardFile, u32)>,
+}
+
+fn page_of(file: CardFile, number: u32) -> Page {
+    let mut page = [file as u8; PAGE_BYTES];
+    page[..4].copy_from_slice(&number.to_le_bytes());
+    page
+}
+
+impl Numbered {
+    fn content(&self, file: CardFile, number: u32) -> Option<Page> {
+        let layout = self.layout;
+        let pages = match file {
+            CardFile::Index => 1,
+            CardFile::Weights => self.layout.weights_pages,
+            CardFile::Tokenizer => self.layout.tokenizer_pages,
+            CardFile::Sums => layout.pages(),
+        };
+        if number >= pages {
+            return None;
+        }
+        if file != CardFile::Sums {
+            return Some(page_of(file, number));
+        }
+        let sum = |sum: u32| match sum.checked_sub(layout.weights_pages) {
+            None => checksum(&page_of(CardFile::Weights, sum)),
+            Some(page) if page < layout.tokenizer_pages => checksum(&page_of(CardFile::Tokenizer, page)),
+            Some(page) if page == layout.tokenizer_pages => checksum(&page_of(CardFile::Index, 0)[..100]),
+            Some(_) => 0,
+        };
+        let mut page = [0; PAGE_BYTES];
+        for (at, bytes) in (number * 128..).zip(page.chunks_exact_mut(4)) {
+            bytes.copy_from_slice(&sum(at).to_le_bytes());
+        }
+        Some(page)
+    }
+}
+
+impl Card for Numbered {
+    fn bytes(&self, file: CardFile) -> u64 {
+        match file {
+            CardFile::Index => 100,
+            CardFile::Weights => u64::from(self.layout.weights_pages) * 512,
+            CardFile::Tokenizer => u64::from(self.layout.tokenizer_pages) * 512,
+            CardFile::Sums => u64::from(self.layout.pages()) * 512,
+        }
+    }
+
+    fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
+        for (number, page) in (first..).zip(pages) {
+            *page = self.content(file, number).ok_or(ReadError::Truncated)?;
+            self.read.push((file, number));
+        }
+        Ok(())
+    }
+}
+
+/// Something that is asked for.
+#[derive(Clone, Debug)]
+enum Ask {
+    Tape { first: u32, most: u32 },
+    Weights(u32),
+    Tokenizer(u32),
+}
+
+fn asks() -> impl Strategy<Value = Vec<Ask>> {
+    let ask = prop_oneof![
+        4 => (any::<u32>(), 1u32..80).prop_map(|(first, most)| Ask::Tape { first, most }),
+        1 => any::<u32>().prop_map(Ask::Weights),
+        1 => any::<u32>().prop_map(Ask::Tokenizer),
+    ];
+    proptest::collection::vec(ask, 0..60)
+}
+
+/// The memory of a [`Vram`].
+struct Memory {
+    pinned: Vec<Page>,
+    ring: Vec<Page>,
+    side: Vec<Page>,
+    side_tags: Vec<u32>,
+    sums: Vec<Page>,
+    meta: Vec<u32>,
+}
+
+impl Memory {
+    fn new(pinning: &Pinning, side: usize, sums: usize) -> Self {
+        let pages = |n: usize| vec![[0xAA; PAGE_BYTES]; n];
+        Self {
+            pinned: pages(pinning.pinned as usize),
+            ring: pages(pinning.ring as usize),
+            side: pages(side),
+            side_tags: vec![7; side],
+            sums: pages(sums),
+            meta: Vec::new(),
+        }
+    }
+
+    fn frames(&mut self) -> Frames<'_> {
+        Frames {
+            pinned: &mut self.pinned,
+            ring: &mut self.ring,
+            side: &mut self.side,
+            side_tags: &mut self.side_tags,
+            sums: &mut self.sums,
+            meta: &mut self.meta,
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_asking_gets_the_right_bytes(
+        tape in 1u32..300,
+        beyond in 0u32..40,
+        tokenizer in 1u32..40,
+        frames in 1u32..320,
+        side in 1usize..5,
+        sums_stay in any::<bool>(),
+        asks in asks(),
+    ) {
+        let layout = SumLayout { weights_pages: tape + beyond, tokenizer_pages: tokenizer };
+        let pinning = Pinning::new(tape, frames).unwrap();
+        let sums = if sums_stay { layout.pages() as usize } else { 1 };
+        let mut memory = Memory::new(&pinning, side, sums);
+        let card = Numbered { layout, read: Vec::new() };
+        let mut vram = Vram::start(card, layout, pinning, memory.frames()).unwrap();
+        for ask in asks {
+            match ask {
+                Ask::Tape { first, most } => {
+                    let first = first % tape;
+                    let pages = vram.pages(first, most).unwrap();
+                    prop_assert!(!pages.is_empty() && pages.len() as u32 <= most);
+                    for (number, page) in (first..).zip(pages) {
+                        prop_assert_eq!(page, &page_of(CardFile::Weights, number));
+                    }
+                }
+                Ask::Weights(number) => {
+                    let number = number % layout.weights_pages;
+                    prop_assert_eq!(vram.page(CardFile::Weights, number).unwrap(), &page_of(CardFile::Weights, number));
+                }
+                Ask::Tokenizer(number) => {
+                    let number = number % tokenizer;
+                    let page = vram.page(CardFile::Tokenizer, number).unwrap();
+                    prop_assert_eq!(page, &page_of(CardFile::Tokenizer, number));
+                }
+            }
+        }
+    }
+
+    /// Passes over the tape: the first reads what is pinned and what is not, each further one only what is not.
+    #[test]
+    fn a_pass_reads_each_page_that_is_not_pinned_once(tape in 1u32..400, frames in 1u32..420, most in 1u32..50) {
+        let layout = SumLayout { weights_pages: tape, tokenizer_pages: 1 };
+        let pinning = Pinning::new(tape, frames).unwrap();
+        prop_assert!(pinning.pinned + pinning.ring <= frames);
+        let mut memory = Memory::new(&pinning, 1, layout.pages() as usize);
+        let mut vram = Vram::start(Numbered { layout, read: Vec::new() }, layout, pinning, memory.frames()).unwrap();
+        let weights = |vram: &Vram<'_, Numbered>| {
+            vram.card().read.iter().filter(|(file, _)| *file == CardFile::Weights).map(|(_, page)| *page).collect::<Vec<_>>()
+        };
+        let pinned = weights(&vram);
+        prop_assert_eq!(pinned.len() as u32, pinning.pinned);
+        let others: Vec<u32> = (0..tape).filter(|page| !pinned.contains(page)).collect();
+        for _ in 0..3 {
+            vram.card_mut().read.clear();
+            let mut next = 0;
+            while next < tape {
+                next += vram.pages(next, most).unwrap().len() as u32;
+            }
+            prop_assert_eq!(next, tape);
+            prop_assert_eq!(&weights(&vram), &others);
+        }
+        prop_assert_eq!(vram.stats().hits, 3 * u64::from(pinning.pinned));
+        prop_assert_eq!(vram.stats().streamed, 3 * others.len() as u64);
+    }
+}
+
+#[test]
+fn what_is_not_there_is_an_error() {
+    let layout = SumLayout { weights_pages: 12, tokenizer_pages: 2 };
+    for frames in [1, 3, 10] {
+        let pinning = Pinning::new(10, frames).unwrap();
+        let mut memory = Memory::new(&pinning, 1, 1);
+        let mut vram =
+            Vram::start(Numbered { layout, read: Vec::new() }, layout, pinning, memory.frames()).unwrap();
+        let truncated = |file, page| Err(Fault { file, page, error: Some(ReadError::Truncated) });
+        for page in [10, 11, 1000, u32::MAX] {
+            assert_eq!(
+                vram.pages(page, 1).map(<[Page]>::len),
+                truncated(CardFile::Weights, page).map(|()| 0)
+            );
+        }
+        for (file, page) in
+            [(CardFile::Weights, 12), (CardFile::Tokenizer, 2), (CardFile::Tokenizer, 1 << 20)]
+        {
+            assert_eq!(vram.page(file, page).copied(), truncated(file, page).map(|()| [0; PAGE_BYTES]));
+        }
+        // And goes on.
+        assert_eq!(vram.pages(3, 1).unwrap()[0], page_of(CardFile::Weights, 3));
+    }
+}
