@@ -99,6 +99,9 @@ impl Tokenizer {
             if token == NO_TOKEN {
                 return Err(Error::Character(c));
             }
+            if u32::from(token) >= self.header.vocab {
+                return Err(TokenizerError::Table("bytes").into());
+            }
             word.push(token)?;
         }
         Ok(())
