@@ -24,7 +24,7 @@ use crate::ui::{Table, parse_block};
     pageformer compress model/ -o small/ --density 0.5 --data stories.txt --finetune --steps 1500\n  \
     pageformer compress model/ -o small/ --density 0.5 --data stories.txt --method wanda   # one-shot\n  \
     pageformer compress model/ -o curve/ --sweep 0.75,0.5,0.35,0.25 --data stories.txt --finetune\n\n\
-    Density is the share of the 4x4 cells of all matrices but the embedding (never pruned) that is kept.\n\
+    Density is the share of the 4x4 cells of all matrices that is kept; the embedding counts, but is never pruned.\n\
     The int8 rows of the table are measured with the engine itself, on a card in memory.")]
 pub struct Compress {
     /// The model folder
