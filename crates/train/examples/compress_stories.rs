@@ -11,6 +11,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use pageformer_train::data::{Frame, HoldOut, read_documents};
+use pageformer_train::prune::Masks;
 use pageformer_train::{Arithmetic, Compute, Layout, Network, Recipe, Trainer, effective_weights};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -51,13 +52,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("{:?} (weights, scored tokens, held-out tokens)", trainer.sizes());
     let mut smooth = 0.0;
+    let begin = cpu_seconds();
     trainer.run(None, |p| {
         smooth += (p.loss - smooth) * f64::max(0.02, 1.0 / p.step as f64);
         if p.validation.is_some() || p.step % 100 == 0 {
             print!(
-                "step {:6} {:6.0} s  {:6.0} tokens/s  lr {:.5}  density {:.3}  |g| {:.2}  loss {smooth:.4}",
+                "step {:6} {:6.0} s {:6.0} CPU s  {:6.0} tokens/s  lr {:.5}  density {:.3}  |g| {:.2}  loss {smooth:.4}",
                 p.step,
                 p.elapsed.as_secs_f64(),
+                cpu_seconds() - begin,
                 p.tokens_per_s,
                 p.lr,
                 p.density,
@@ -83,6 +86,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             );
         }
         println!();
+        let dense = Masks::dense(trainer.layout(), masks.block()).tape_pages(trainer.layout());
+        let pages = masks.tape_pages(trainer.layout());
+        println!(
+            "density {:.4}, of the prunable matrices {:.4}; tape {pages} pages, {:.3} of the dense {dense}",
+            masks.density(),
+            masks.prunable_density(),
+            pages as f64 / dense as f64
+        );
     }
     if let Some(out) = out {
         let mut model = trainer.model()?;
@@ -91,4 +102,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         std::fs::write(out.join("loss.svg"), trainer.curve().svg("stories"))?;
     }
     Ok(())
+}
+
+/// User and system time of this process so far, on Linux; NaN elsewhere.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name in parentheses, fields 14 and 15 of the line are ticks of 1/100 s.
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let ticks: Vec<f64> = fields.split_whitespace().skip(11).take(2).filter_map(|f| f.parse().ok()).collect();
+    if ticks.len() == 2 { (ticks[0] + ticks[1]) / 100.0 } else { f64::NAN }
 }

@@ -183,6 +183,10 @@ pub struct TrainRecipe {
     pub clip: f32,
     /// Part of the values that are dropped from the embedding and from what each attention and MLP adds.
     pub dropout: f32,
+    /// Part of the tokens that do not count, such as those of questions, that is left out, others each time: the model learns not to
+    /// hang on single words.
+    #[serde(default)]
+    pub holes: f32,
     /// Seed of everything random.
     pub seed: u64,
     /// Threads; the result does not depend on it.
@@ -326,6 +330,7 @@ impl Recipe {
             ("train.beta2", (0.0..1.0).contains(&t.beta2), "0 or more and less than 1"),
             ("train.clip", t.clip >= 0.0, "0 or more"),
             ("train.dropout", (0.0..1.0).contains(&t.dropout), "0 or more and less than 1"),
+            ("train.holes", (0.0..1.0).contains(&t.holes), "0 or more and less than 1"),
             ("train.threads", t.threads > 0, "at least 1"),
             ("data.hold_out", self.data.hold_out >= 0.0, "0 or more"),
             ("data.seq_len", self.data.seq_len.is_none_or(|n| n > 1), "at least 2"),
@@ -521,6 +526,7 @@ fn stories() -> Recipe {
             beta2: 0.95,
             clip: 1.0,
             dropout: 0.0,
+            holes: 0.0,
             seed: 1,
             threads: 2,
             int8: false,

@@ -39,7 +39,7 @@ fn all_kinds() -> Vec<Shape> {
     ]
 }
 
-fn random_examples(count: usize, vocab: u32, longest: usize) -> Vec<Example> {
+pub(crate) fn random_examples(count: usize, vocab: u32, longest: usize) -> Vec<Example> {
     let mut rng = Rng::new(5, 5);
     (0..count)
         .map(|i| {
@@ -52,7 +52,7 @@ fn random_examples(count: usize, vocab: u32, longest: usize) -> Vec<Example> {
 }
 
 /// Weights whose norms are not the identity.
-fn random_weights(layout: &Layout) -> Vec<f32> {
+pub(crate) fn random_weights(layout: &Layout) -> Vec<f32> {
     let mut weights = layout.initial_weights(3);
     let mut rng = Rng::new(4, 4);
     weights.iter_mut().for_each(|w| *w = *w * 2.0 + 0.1 * rng.normal());

@@ -12,10 +12,13 @@ use crate::curve::Curve;
 use crate::network::{Arithmetic, Dropout, Network, Teacher};
 use crate::prune::{Evidence, Masks, Method};
 use crate::recipe::{PruneRecipe, TrainRecipe};
+use crate::rng::Rng;
 use crate::{Compute, Distillation, Error, Example, Layout, LossSums, Moments, effective_weights};
 
 /// Sequences from which Wanda's input norms are taken.
 const CALIBRATION: usize = 32;
+/// Streams of random numbers: one a step, far from those of dropout and of epochs.
+const HOLES: u64 = 1 << 61;
 
 /// What a step did, for whoever watches.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -269,7 +272,13 @@ impl Trainer {
     pub fn step(&mut self) -> Result<(LossSums, f32), Error> {
         let masks_are_final = self.prune();
         self.prepare_weights();
-        let examples = self.batches.next(&self.train, self.recipe.batch_tokens);
+        let whole = self.batches.next(&self.train, self.recipe.batch_tokens);
+        let mut rng = Rng::new(self.recipe.seed, HOLES + self.step as u64);
+        let holes: Vec<Example> = match self.recipe.holes {
+            0.0 => vec![],
+            rate => whole.iter().map(|e| e.with_holes(rate, &mut rng)).collect(),
+        };
+        let examples = if holes.is_empty() { whole } else { holes.iter().collect() };
         let dropout = (self.recipe.dropout > 0.0).then_some(Dropout {
             rate: self.recipe.dropout,
             seed: self.recipe.seed,
@@ -395,7 +404,7 @@ mod tests {
     /// A run with everything that a run can have.
     fn trainer(threads: usize, steps: usize) -> Trainer {
         let toml = format!(
-            "[train]\nsteps = {steps}\nbatch_tokens = 130\nlr = 0.01\nwarmup = 5\nfinal_lr = 0.0\ndropout = 0.02\nint8 = true\nthreads = {threads}\n\
+            "[train]\nsteps = {steps}\nbatch_tokens = 130\nlr = 0.01\nwarmup = 5\nfinal_lr = 0.0\ndropout = 0.02\nholes = 0.1\nint8 = true\nthreads = {threads}\n\
              validate_every = 10\ncheckpoint_every = 20\n[prune]\ndensity = 0.6\nmethod = \"movement\"\nevery = 5\nend = 0.5\n\
              [distill]\nweight = 0.3\ntemperature = 2.0\n"
         );

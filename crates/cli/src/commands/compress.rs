@@ -8,9 +8,9 @@ use clap::{Args, ValueEnum};
 use pageformer_model::{Model, Tokenizer};
 use pageformer_train::curve::{Line, chart};
 use pageformer_train::data::Frame;
-use pageformer_train::prune::{Evidence, Masks, Method, Scope};
+use pageformer_train::prune::{Masks, Method, Scope};
 use pageformer_train::recipe::{DataKind, PruneRecipe};
-use pageformer_train::{Arithmetic, Compute, Example, Layout, Network, Recipe, Trainer, effective_weights};
+use pageformer_train::{Compute, Example, Layout, Recipe, Trainer};
 use serde_json::json;
 
 use super::train::{Sets, checkpoint, run, save};
@@ -222,11 +222,11 @@ impl Compress {
 }
 
 impl Job {
-    /// Fisher and movement need a training run; without one, Wanda stands for them.
+    /// Movement is judged by training; without it, Fisher stands for it.
     fn one_shot_method(&self) -> Method {
         match self.prune.method {
-            Method::Magnitude => Method::Magnitude,
-            _ => Method::Wanda,
+            Method::Movement => Method::Fisher,
+            method => method,
         }
     }
 
@@ -234,15 +234,10 @@ impl Job {
     fn one_shot(&self, density: f64) -> Result<Model> {
         let layout = Layout::new(self.model.shape)?;
         let mut weights = layout.weights_of(&self.model)?;
-        let network = Network::new(layout.clone(), Arithmetic::F32);
-        let mut effective = Vec::new();
-        effective_weights(&layout, &weights, None, Arithmetic::F32, &mut effective);
         let calibration = &self.train[..self.train.len().min(64)];
-        let inputs = Compute::new(self.recipe.train.threads).input_rms(&network, &effective, calibration);
-        let mut masks = Masks::dense(&layout, self.prune.block);
-        let evidence = Evidence { weights: &weights, inputs: &inputs, ..Evidence::default() };
-        let scores = masks.scores(&layout, self.one_shot_method(), evidence);
-        masks.choose(&scores, density, self.prune.scope);
+        let recipe = PruneRecipe { density, method: self.one_shot_method(), ..self.prune.clone() };
+        let mut compute = Compute::new(self.recipe.train.threads);
+        let masks = Masks::one_shot(&layout, &weights, &recipe, calibration, &mut compute)?;
         masks.apply(&layout, &mut weights);
         let mut model = layout.model(&weights)?;
         (model.bos, model.eos) = (self.model.bos, self.model.eos.clone());

@@ -10,7 +10,8 @@
 mod score;
 
 use pageformer_card::matrix::{TILE_INPUTS, TILES_PER_GROUP};
-use pageformer_card::{CELLS_PER_PAGE, MatrixDims};
+use pageformer_card::page::FLOATS_PER_PAGE;
+use pageformer_card::{CELLS_PER_PAGE, MatrixDims, Norm};
 use serde::{Deserialize, Serialize};
 
 use crate::params::{Layout, Role};
@@ -147,11 +148,7 @@ impl Masks {
             return (0..scores.len()).map(|block| unit(vec![block])).collect();
         }
         let m = &self.matrices[matrix];
-        let group = |block: usize| {
-            let (row, column) = (block / m.columns, block % m.columns);
-            let tile = row * m.dims.segments() as usize + column * 4 / TILE_INPUTS;
-            tile / TILES_PER_GROUP
-        };
+        let group = |block: usize| self.group(matrix, (block / m.columns, block % m.columns));
         let mut groups = vec![vec![]; m.dims.groups() as usize];
         (0..scores.len()).for_each(|block| groups[group(block)].push(block));
         for blocks in &mut groups {
@@ -210,6 +207,41 @@ impl Masks {
         kept as f64 / all.max(1) as f64
     }
 
+    /// Pages of the tape: norms, masks, and the cells that are kept. An embedding that is not the head is not on the tape.
+    pub fn tape_pages(&self, layout: &Layout) -> u64 {
+        let shape = layout.shape();
+        let norms = 2 * shape.n_layers as u64 + u64::from(shape.final_norm);
+        let norm = shape.d_model * if shape.norm == Norm::Layer { 2 } else { 1 };
+        let mut pages = norms * norm.div_ceil(FLOATS_PER_PAGE as u32) as u64;
+        if shape.tied_embeddings {
+            pages += MatrixDims { outputs: shape.vocab, inputs: shape.d_model }.dense_pages() as u64;
+        }
+        for (m, mask) in self.matrices.iter().enumerate() {
+            let mut cells = vec![0; mask.dims.groups() as usize];
+            // A block may reach over several groups: its cells are counted one by one.
+            for cell in self.kept_cells(m) {
+                cells[self.group(m, cell)] += 1;
+            }
+            pages += cells.iter().map(|c| 1 + u64::div_ceil(*c, CELLS_PER_PAGE as u64)).sum::<u64>();
+        }
+        pages
+    }
+
+    /// Row and column of every kept 4×4 cell of a matrix.
+    fn kept_cells(&self, matrix: usize) -> impl Iterator<Item = (usize, usize)> {
+        let m = &self.matrices[matrix];
+        let [high, wide] = self.block.map(|n| n / 4);
+        let (rows, columns) = (m.dims.row_blocks() as usize, m.dims.padded_inputs() as usize / 4);
+        let cells = (0..rows).flat_map(move |row| (0..columns).map(move |column| (row, column)));
+        cells.filter(move |(row, column)| m.keep[row / high * m.columns + column / wide])
+    }
+
+    /// The group of the tile that a cell belongs to.
+    fn group(&self, matrix: usize, (row, column): (usize, usize)) -> usize {
+        let tile = row * self.matrices[matrix].dims.segments() as usize + column * 4 / TILE_INPUTS;
+        tile / TILES_PER_GROUP
+    }
+
     fn sums(&self) -> (u64, u64) {
         self.cells_kept().iter().fold((0, 0), |(k, a), (k1, a1)| (k + k1, a + a1))
     }
@@ -232,7 +264,7 @@ impl Unit {
 
 #[cfg(test)]
 mod tests {
-    use pageformer_card::Shape;
+    use pageformer_card::{Shape, Tensor};
 
     use super::*;
     use crate::tests::small_shape;
@@ -285,6 +317,25 @@ mod tests {
                     let kept = group.iter().filter(|k| **k).count();
                     assert!(kept % 32 == 0 || kept == group.len() || m.columns != 16, "{kept}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_tape_is_as_long_as_the_format_says() {
+        let shape = Shape { d_model: 64, d_ff: 300, n_heads: 8, n_kv_heads: 4, head_dim: 8, ..small_shape() };
+        for shape in [shape, Shape { norm: Norm::Layer, tied_embeddings: false, ..shape }] {
+            let layout = Layout::new(shape).unwrap();
+            let tape = shape.iter_tensors().filter(|t| shape.tied_embeddings || *t != Tensor::Embedding);
+            let expected: u32 = tape.map(|t| shape.kind(t).dense_pages()).sum();
+            for block in [[4, 4], [8, 12]] {
+                let mut masks = Masks::dense(&layout, block);
+                assert_eq!(masks.tape_pages(&layout), expected as u64);
+                let dense = expected as f64;
+                let scores = masks.block_sums(&layout, |i| (i * 7919 % 1000) as f32);
+                masks.choose(&scores, 0.5, Scope::Global);
+                let share = masks.tape_pages(&layout) as f64 / dense;
+                assert!(share < 0.62 && share > 0.45, "{share}");
             }
         }
     }
