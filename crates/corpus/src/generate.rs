@@ -7,15 +7,11 @@ use crate::rng::Rng;
 use crate::source::{Leaf, MAX_QUESTION};
 use crate::split::{Split, Wording, split};
 use crate::surface::{Dress, dress};
+use crate::talk::{self, Item, Question, Turn};
 use crate::text::{core, normal, vocabulary};
 
-/// Longest conversation, in characters of all its turns: room for it and one more answer in 128 tokens.
-pub const MAX_CONVERSATION: usize = 230;
-/// Share of conversations of two or three turns in the training file, in percent of its single questions.
-const CHAINS: usize = 10;
-/// Held-out questions that are asked once more as the second turn of a conversation.
-const HELD_CHAINS: usize = 100;
-
+/// Share of training questions in rough words, in percent.
+const ROUGH: u64 = 45;
 /// What may be chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -60,17 +56,6 @@ impl Kind {
     }
 }
 
-/// A conversation.
-#[derive(Clone, Debug)]
-pub struct Item {
-    /// Questions and answers in turn. The last answer is the one that is judged.
-    pub turns: Vec<(String, String)>,
-    /// Leaf of the last question, as an index into [`Corpus::leaves`].
-    pub leaf: usize,
-    /// Where it comes from.
-    pub kind: Kind,
-}
-
 /// Everything that is generated.
 #[derive(Debug)]
 pub struct Corpus {
@@ -92,20 +77,11 @@ pub fn generate(leaves: Vec<Leaf>, options: Options) -> Result<Corpus> {
     let mut maker = Maker::new(&leaves, &splits, options);
     let singles = maker.train_questions();
     let held = maker.held_questions();
-    let mut train = maker.conversations(&singles);
-    let heldout = maker.held_conversations(&singles, held);
-    Rng::new(seed, "order").shuffle(&mut train);
+    let train = talk::train(&leaves, &singles, seed);
+    let heldout = talk::held(&leaves, &singles, &held, seed);
     let corpus = Corpus { train, heldout, leaves };
     check(&corpus)?;
     Ok(corpus)
-}
-
-/// A dressed question of a leaf.
-#[derive(Clone, Debug)]
-struct Question {
-    text: String,
-    leaf: usize,
-    kind: Kind,
 }
 
 struct Maker<'a> {
@@ -177,7 +153,13 @@ impl<'a> Maker<'a> {
 
     fn dressed(&self, leaf: usize, wording: &Wording, rough: bool, rng: &mut Rng) -> String {
         let traits = &self.leaves[leaf].traits;
-        let how = Dress { end: &traits.end, extras: rough && !traits.bare, slips: rough && !traits.exact };
+        let loose = rough && !traits.exact;
+        let how = Dress {
+            end: &traits.end,
+            extras: rough && !traits.bare,
+            slips: loose,
+            rough: if loose && traits.after.is_empty() { ROUGH } else { 0 },
+        };
         dress(&wording.text, how, rng)
     }
 
@@ -198,119 +180,15 @@ impl<'a> Maker<'a> {
         }
         fits
     }
-
-    /// An answer: the first of two in two cases of three.
-    fn answer(&self, leaf: usize, rng: &mut Rng) -> String {
-        let answers = &self.leaves[leaf].answers;
-        let second = answers.len() > 1 && rng.chance(33);
-        answers.get(usize::from(second)).cloned().unwrap_or_default()
-    }
-
-    fn turn(&self, question: &Question, rng: &mut Rng) -> (String, String) {
-        (question.text.clone(), self.answer(question.leaf, rng))
-    }
-
-    /// All training items: single questions, those that need a turn before them, and chains of several questions.
-    fn conversations(&self, questions: &[Vec<Question>]) -> Vec<Item> {
-        let mut rng = Rng::new(self.seed, "conversations");
-        let mut items = Vec::new();
-        for question in questions.iter().flatten() {
-            items.extend(self.item(questions, question, &mut rng));
-        }
-        let reactions: Vec<usize> =
-            (0..self.leaves.len()).filter(|&l| self.leaves[l].traits.reaction).collect();
-        let openings: Vec<usize> = (0..self.leaves.len()).filter(|&l| self.opens(l)).collect();
-        let chains = items.len() * CHAINS / 100;
-        for i in 0..chains {
-            let turns = if i % 4 == 0 { 3 } else { 2 };
-            let mut chain: Vec<&Question> = Vec::new();
-            // Few intents may leave no question that may follow.
-            for _ in 0..100 * turns {
-                if chain.len() == turns {
-                    break;
-                }
-                let last = chain.len() + 1 == turns;
-                let leaf = rng.pick(if last && i % 3 == 0 { &reactions } else { &openings });
-                let Some(question) = leaf.and_then(|&l| rng.pick(&questions[l])) else { break };
-                if chain.iter().all(|earlier| self.may_follow(earlier.leaf, question.leaf)) {
-                    chain.push(question);
-                }
-            }
-            let turns: Vec<_> = chain.iter().map(|q| self.turn(q, &mut rng)).collect();
-            if let (Some(last), true) = (chain.last(), length(&turns) <= MAX_CONVERSATION) {
-                items.push(Item { turns, leaf: last.leaf, kind: Kind::Train });
-            }
-        }
-        let mut seen = HashSet::new();
-        items.retain(|item| seen.insert(item.turns.iter().map(|(q, _)| q.clone()).collect::<Vec<_>>()));
-        items
-    }
-
-    /// The question as a conversation: alone, or after the turn that it needs.
-    fn item(&self, questions: &[Vec<Question>], question: &Question, rng: &mut Rng) -> Option<Item> {
-        let mut turns = Vec::new();
-        if let Some(opening) = self.opening_for(question.leaf, rng) {
-            turns.push(self.turn(rng.pick(&questions[opening])?, rng));
-        }
-        turns.push(self.turn(question, rng));
-        (length(&turns) <= MAX_CONVERSATION).then_some(Item {
-            turns,
-            leaf: question.leaf,
-            kind: question.kind,
-        })
-    }
-
-    /// A leaf that may come before this one, if it needs one.
-    fn opening_for(&self, leaf: usize, rng: &mut Rng) -> Option<usize> {
-        let Leaf { traits, member, .. } = &self.leaves[leaf];
-        let fits = |other: &Leaf| {
-            traits.after.contains(&other.group) && {
-                member.is_none() || (other.member == *member) == traits.same_member
-            }
-        };
-        let before: Vec<usize> = (0..self.leaves.len()).filter(|&l| fits(&self.leaves[l])).collect();
-        rng.pick(&before).copied()
-    }
-
-    fn opens(&self, leaf: usize) -> bool {
-        self.leaves[leaf].traits.after.is_empty()
-    }
-
-    fn may_follow(&self, earlier: usize, later: usize) -> bool {
-        earlier != later && !self.leaves[later].traits.not_after.contains(&self.leaves[earlier].group)
-    }
-
-    /// The held-out items, and some of them once more after another turn.
-    fn held_conversations(&self, questions: &[Vec<Question>], held: Vec<Question>) -> Vec<Item> {
-        let mut rng = Rng::new(self.seed, "held conversations");
-        let mut items: Vec<Item> = held.iter().filter_map(|q| self.item(questions, q, &mut rng)).collect();
-        let mut alone: Vec<&Question> = held.iter().filter(|q| self.opens(q.leaf)).collect();
-        rng.shuffle(&mut alone);
-        let openings: Vec<usize> = (0..self.leaves.len()).filter(|&l| self.opens(l)).collect();
-        for question in alone.into_iter().take(HELD_CHAINS) {
-            let first = rng.pick(&openings).filter(|&&l| self.may_follow(l, question.leaf));
-            let Some(first) = first.and_then(|&l| rng.pick(&questions[l])) else { continue };
-            let turns = vec![self.turn(first, &mut rng), self.turn(question, &mut rng)];
-            if length(&turns) <= MAX_CONVERSATION {
-                items.push(Item { turns, leaf: question.leaf, kind: Kind::Chain });
-            }
-        }
-        items
-    }
 }
 
-fn length(turns: &[(String, String)]) -> usize {
-    turns.iter().map(|(q, a)| q.len() + a.len()).sum()
-}
-
-/// How many training questions a leaf gets at scale 1: plain intents 26 to 46, or as many as their
-/// vocabulary takes, more when they can be put in more ways;
-/// members of families fewer, because they share their wordings.
+/// How many training questions a leaf gets at scale 1: plain intents 50 to 90, or as many as their vocabulary takes,
+/// more when they can be put in more ways; members of families fewer, because they share their wordings.
 fn train_size(leaf: &Leaf, wordings: usize) -> usize {
-    let members = if leaf.traits.light { 8 } else { 12 };
+    let members = if leaf.traits.light { 7 } else { 11 };
     let usual = match leaf.member {
         Some(_) => members,
-        None => (18 + 3 * wordings.isqrt() / 2).clamp(26, 46),
+        None => (35 + 2 * wordings.isqrt()).clamp(50, 90),
     };
     leaf.traits.size.unwrap_or(usual)
 }
@@ -344,19 +222,16 @@ fn check(corpus: &Corpus) -> Result<()> {
     let mut trained = HashSet::new();
     let mut words = HashSet::new();
     for item in &corpus.train {
-        for (question, _) in &item.turns {
+        for Turn { question, leaf, .. } in &item.turns {
             trained.insert(normal(question));
+            trained.insert(core(question, corpus.leaves[*leaf].traits.bare));
             words.extend(vocabulary(question));
-        }
-        // The questions of earlier turns are all asked alone somewhere, too.
-        if let Some((question, _)) = item.turns.last() {
-            trained.insert(core(question, corpus.leaves[item.leaf].traits.bare));
         }
     }
     let mut problems = Vec::new();
     for item in &corpus.heldout {
-        let Some((question, _)) = item.turns.last() else { continue };
-        let leaf = &corpus.leaves[item.leaf];
+        let Some(Turn { question, leaf, .. }) = item.turns.last() else { continue };
+        let leaf = &corpus.leaves[*leaf];
         for key in [normal(question), core(question, leaf.traits.bare)] {
             if trained.contains(&key) {
                 problems.push(format!("  {question:?} ({}) is trained on", leaf.id));

@@ -5,7 +5,7 @@
 //! People write *intents*: what may be asked, in templates that stand for many wordings, and the one or two right
 //! answers ([`source`], [`template`]). From them the generator makes, the same bytes for the same seed,
 //!
-//! - `train.jsonl`: conversations to train on, dressed the way people type ([`surface`]);
+//! - `train.jsonl`: conversations to train on ([`talk`]), dressed the way people type ([`surface`]);
 //! - `heldout.jsonl`: questions that were never trained on ([`split`]);
 //! - `intents.json`: the right answers of every intent, to judge a model by.
 //!
@@ -23,9 +23,11 @@ pub mod source;
 pub mod split;
 pub mod surface;
 pub mod tables;
+pub mod talk;
 pub mod template;
 pub mod text;
 
 pub use error::{Error, Result};
-pub use generate::{Corpus, Item, Kind, Options, generate};
+pub use generate::{Corpus, Kind, Options, generate};
 pub use source::{Leaf, load};
+pub use talk::{Item, Turn};

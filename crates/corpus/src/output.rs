@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::generate::{Corpus, Item, Kind};
+use crate::generate::{Corpus, Kind};
+use crate::talk::Item;
 
 /// A finished file.
 #[derive(Clone, Debug)]
@@ -50,11 +51,15 @@ pub fn files(corpus: &Corpus) -> serde_json::Result<[File; 3]> {
 fn lines(corpus: &Corpus, items: &[Item]) -> serde_json::Result<String> {
     let mut text = String::new();
     for item in items {
-        let messages = item.turns.iter().flat_map(|(question, answer)| {
-            [Message { role: "user", content: question }, Message { role: "assistant", content: answer }]
+        let messages = item.turns.iter().flat_map(|turn| {
+            [
+                Message { role: "user", content: &turn.question },
+                Message { role: "assistant", content: &turn.answer },
+            ]
         });
         let kind = (item.kind != Kind::Train).then(|| item.kind.name());
-        let line = Line { messages: messages.collect(), intent: &corpus.leaves[item.leaf].id, kind };
+        let intent = item.turns.last().map_or("", |turn| &corpus.leaves[turn.leaf].id);
+        let line = Line { messages: messages.collect(), intent, kind };
         text.push_str(&serde_json::to_string(&line)?);
         text.push('\n');
     }

@@ -5,6 +5,76 @@ use crate::rng::Rng;
 use crate::template::capitalise;
 use crate::text::{QUESTION_WORDS, asks};
 
+/// Small words that a question is understood without.
+const SMALL: [&str; 16] = [
+    "a", "an", "the", "is", "are", "do", "does", "did", "of", "to", "that", "can", "please", "me", "it",
+    "some",
+];
+/// Words that may stand anywhere.
+const FILLERS: [&str; 14] = [
+    "really", "actually", "just", "exactly", "please", "now", "then", "again", "well", "maybe", "there",
+    "uh", "simply", "also",
+];
+/// What may stand around a whole question or statement.
+const BEFORE: [&str; 14] = [
+    "I wonder",
+    "I ask you",
+    "my question is",
+    "I would like to know",
+    "can you say",
+    "could you tell me",
+    "tell me",
+    "do you know",
+    "one thing",
+    "I think",
+    "you know",
+    "by the way",
+    "listen",
+    "and",
+];
+const BEHIND: [&str; 10] = [
+    "do you know",
+    "tell me",
+    "can you say",
+    "I want to know",
+    "that is my question",
+    "you know",
+    "I think",
+    "my friend",
+    "right",
+    "or not",
+];
+
+/// The question in rough words: as people type it in a hurry, or speak it. Small words are left out, fillers put in,
+/// a part moved to the front. What stays is the words that matter, and so it teaches to listen to those.
+pub fn roughen(question: &str, rng: &mut Rng) -> String {
+    let mut words: Vec<&str> = question.split(' ').collect();
+    match rng.below(10) {
+        0..3 => {
+            for _ in 0..1 + rng.below(3) {
+                let small: Vec<usize> = (0..words.len()).filter(|&i| SMALL.contains(&words[i])).collect();
+                if let Some(&at) = rng.pick(&small).filter(|_| words.len() > 2) {
+                    words.remove(at);
+                }
+            }
+        }
+        3..5 => {
+            for _ in 0..1 + rng.below(2) {
+                let filler = rng.pick(&FILLERS).copied().unwrap_or_default();
+                words.insert(rng.index(words.len() + 1), filler);
+            }
+        }
+        5 => words.insert(0, rng.pick(&BEFORE).copied().unwrap_or_default()),
+        6 => words.push(rng.pick(&BEHIND).copied().unwrap_or_default()),
+        _ if words.len() > 2 => {
+            let by = 1 + rng.index(words.len() - 1);
+            words.rotate_left(by);
+        }
+        _ => {}
+    }
+    words.join(" ")
+}
+
 /// What may be done to a question.
 #[derive(Clone, Copy, Debug)]
 pub struct Dress<'a> {
@@ -14,6 +84,8 @@ pub struct Dress<'a> {
     pub extras: bool,
     /// Whether slips of the finger may be made.
     pub slips: bool,
+    /// In how many of 100 questions the words may be rough.
+    pub rough: u64,
 }
 
 /// In how many of 100 questions each thing is done.
@@ -82,8 +154,11 @@ const CHAT: [(&str, &str); 5] =
 
 /// The question as somebody might type it.
 pub fn dress(question: &str, how: Dress, rng: &mut Rng) -> String {
-    let mut text = question.to_owned();
     let asking = asks(question);
+    // The order of numbers matters.
+    let ordered = question.contains(|c: char| c.is_ascii_digit());
+    let mut text =
+        if !ordered && rng.chance(how.rough) { roughen(question, rng) } else { question.to_owned() };
     if rng.chance(CONTRACT) {
         for (long, short) in CONTRACTIONS {
             text = replace_word(&text, long, short);
@@ -99,7 +174,7 @@ pub fn dress(question: &str, how: Dress, rng: &mut Rng) -> String {
         text.push_str(rng.pick(&CLOSERS).copied().unwrap_or_default());
     }
     if how.slips && rng.chance(SLIP) {
-        text = slip(&text, rng);
+        text = Some(slip(&text, rng)).filter(|slipped| decent(slipped)).unwrap_or(text);
     }
     let end = match (asking, text.ends_with('=')) {
         (_, true) => "",
@@ -150,6 +225,14 @@ fn replace_word(text: &str, from: &str, to: &str) -> String {
     }
 }
 
+/// Whether no slip made a rude word ("count" without its o).
+fn decent(text: &str) -> bool {
+    let lower = text.to_lowercase();
+    ["cunt", "shit", "nigg", "fuck", "dick", "penis", "slut", "whor", "rape"]
+        .iter()
+        .all(|word| !lower.contains(word))
+}
+
 /// One slip of the finger in a word of four letters or more: two neighbours swapped, a letter dropped or doubled.
 /// First letters stay. Texts without such a word stay as they are.
 fn slip(text: &str, rng: &mut Rng) -> String {
@@ -180,7 +263,7 @@ mod tests {
 
     #[test]
     fn dress_without_slips_keeps_the_core() {
-        let how = Dress { end: ".", extras: true, slips: false };
+        let how = Dress { end: ".", extras: true, slips: false, rough: 0 };
         for question in
             ["what is your favourite colour", "tell me a joke", "where is Paris", "I do not know that"]
         {
@@ -193,7 +276,7 @@ mod tests {
 
     #[test]
     fn ends_fit() {
-        let how = Dress { end: "!", extras: false, slips: false };
+        let how = Dress { end: "!", extras: false, slips: false, rough: 0 };
         let forms = |question: &str| {
             (0..200)
                 .map(|s| dress(question, how, &mut Rng::new(s, "end")))

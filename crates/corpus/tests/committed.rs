@@ -97,9 +97,9 @@ fn more_training_questions_leave_the_held_out_ones_alone() {
     let leaves = load(&folder().join("intents")).unwrap();
     let corpus = generate(leaves, Options { seed: 1, scale: 2 }).unwrap();
     let held: Vec<_> = lines("heldout.jsonl").iter().map(|l| l.question().to_owned()).collect();
-    let again: Vec<_> = corpus.heldout.iter().map(|i| i.turns.last().unwrap().0.clone()).collect();
+    let again: Vec<_> = corpus.heldout.iter().map(|i| i.turns.last().unwrap().question.clone()).collect();
     assert_eq!(held, again);
-    assert!(corpus.train.len() > 3 * lines("train.jsonl").len() / 2);
+    assert!(corpus.train.len() > 5 * lines("train.jsonl").len() / 4);
 }
 
 #[test]
@@ -111,7 +111,23 @@ fn the_corpus_is_as_large_as_it_should_be() {
     assert!(groups.len() >= 60);
     let bytes =
         ["train.jsonl", "heldout.jsonl", "intents.json"].map(|name| read(name).len()).iter().sum::<usize>();
-    assert!(bytes < 4_000_000, "{bytes} bytes");
+    assert!(bytes < 7_000_000, "{bytes} bytes");
+}
+
+/// `common.txt` is written by hand, not generated, and so is not checked by the generator.
+#[test]
+fn the_plainest_questions_are_not_held_out_and_have_right_answers() {
+    let held: HashSet<String> = lines("heldout.jsonl").iter().map(|l| normal(l.question())).collect();
+    let answers: HashSet<String> = intents().into_values().flat_map(|i| i.answers).collect();
+    let common = read("common.txt");
+    let mut chats = 0;
+    for chat in common.trim().split("\n\n") {
+        let turns: Vec<&str> = chat.lines().collect();
+        assert!(turns.len() == 2 && answers.contains(turns[1]), "{turns:?}");
+        assert!(!held.contains(&normal(turns[0])), "{turns:?} is held out");
+        chats += 1;
+    }
+    assert!(chats > 200);
 }
 
 #[test]

@@ -72,8 +72,8 @@ fn held_out_wins_over_training() {
     let text = intent("one", "1", "{count|tell|say} {me|us|all} one", "Count me one");
     let leaves = parse(vec![("test.toml".to_owned(), text)]).unwrap();
     let corpus = generate(leaves, Options::default()).unwrap();
-    assert!(corpus.train.iter().all(|i| !i.turns[0].0.to_lowercase().contains("count me one")));
-    assert!(corpus.heldout.iter().any(|i| i.turns[0].0.to_lowercase().contains("count me one")));
+    assert!(corpus.train.iter().all(|i| !i.turns[0].question.to_lowercase().contains("count me one")));
+    assert!(corpus.heldout.iter().any(|i| i.turns[0].question.to_lowercase().contains("count me one")));
 }
 
 #[test]
