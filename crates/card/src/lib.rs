@@ -17,6 +17,8 @@
 extern crate std;
 
 pub mod bf16;
+#[cfg(any(test, target_os = "none"))]
+mod crc32;
 pub mod decimal;
 pub mod manifest;
 pub mod matrix;

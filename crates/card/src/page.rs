@@ -21,7 +21,9 @@ pub const fn pages_for(bytes: u64) -> u64 {
 
 /// CRC-32 (ISO-HDLC, as in zip and Ethernet) of a page, or of `index.json`.
 pub fn checksum(bytes: &[u8]) -> u32 {
-    crc32fast::hash(bytes)
+    let mut sum = Checksum::new();
+    sum.update(bytes);
+    sum.finalize()
 }
 
 /// The `at`-th little-endian u32 of a page; 0 beyond its end.
@@ -38,4 +40,8 @@ pub fn f32_at(page: &[u8], at: usize) -> f32 {
 }
 
 /// The [`checksum`] of bytes that come in parts.
+#[cfg(target_os = "none")]
+pub use crate::crc32::Checksum;
+/// The [`checksum`] of bytes that come in parts.
+#[cfg(not(target_os = "none"))]
 pub use crc32fast::Hasher as Checksum;

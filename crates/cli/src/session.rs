@@ -174,9 +174,11 @@ impl Account {
         Self { passes, stats, started: std::time::Instant::now(), first_token: None }
     }
 
-    /// Text came.
-    pub fn heard(&mut self) {
-        self.first_token.get_or_insert_with(std::time::Instant::now);
+    /// Text came, unless it is empty: then the prompt is still being read.
+    pub fn heard(&mut self, text: &[u8]) {
+        if !text.is_empty() {
+            self.first_token.get_or_insert_with(std::time::Instant::now);
+        }
     }
 
     /// Ends counting.

@@ -298,7 +298,9 @@ impl<P: Read + ReadReady + Write, H: Host> Console<P, H> {
             let (terminal, host) = (&mut self.terminal, &mut self.host);
             let mut open = Ok(());
             let result = session.reply(prompt, until, self.settings.max_tokens, &mut |text| {
-                first = first.or_else(|| host.ticks());
+                if first.is_none() && !text.is_empty() {
+                    first = host.ticks();
+                }
                 let stop = terminal
                     .write(text)
                     .and_then(|()| terminal.flush())

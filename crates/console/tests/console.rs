@@ -36,7 +36,9 @@ impl ReadReady for Script {
     /// A line is begun at the prompt, not during an answer. When there is nothing more to type, the port is closed.
     fn read_ready(&mut self) -> Result<bool, Self::Error> {
         let line_feed = self.keys.front() == Some(&b'\n');
-        Ok(self.in_line || line_feed || self.printed.ends_with(b"> "))
+        // Ctrl-C is typed while nothing has been printed of an answer: the prompt is being read.
+        let interrupt = self.keys.front() == Some(&0x03) && self.printed.ends_with(b"\r\n");
+        Ok(self.in_line || line_feed || interrupt || self.printed.ends_with(b"> "))
     }
 }
 
@@ -138,6 +140,13 @@ fn an_answer_and_what_it_took() {
     assert!(said.contains("nothing, from zeros") && said.contains("KV cache"), "{said}");
     assert!(said.contains("16 tokens, ") && said.contains("reads per token"), "{said}");
     assert!(said.contains("there is no /nonsense") && said.contains("`x` is not a temperature"), "{said}");
+}
+
+#[test]
+fn a_prompt_that_is_being_read_is_stopped_and_forgotten() {
+    let (_, said) = type_to(good(), "hello\r\x03/stats\r");
+    assert!(said.contains("(0 tokens, ") && said.contains(", stopped)"), "{said}");
+    assert!(said.contains("passes over the tape: 1\n"), "{said}");
 }
 
 #[test]

@@ -169,8 +169,8 @@ impl<'m, C: Card> Session<'m, C> {
     }
 
     /// Appends `prompt` to the conversation and replies. `said` receives the text in pieces, which need not be
-    /// whole characters, and answers whether it wants more. Text from `stop` on is not said; an empty `stop`
-    /// never comes.
+    /// whole characters, and answers whether it wants more; while the prompt is read, it is asked with empty pieces. If it
+    /// wants no more by then, the prompt is forgotten. Text from `stop` on is not said; an empty `stop` never comes.
     ///
     /// # Errors
     /// If the prompt does not fit, or a page is bad: then the conversation, the sampler and the digest are as before
@@ -184,7 +184,7 @@ impl<'m, C: Card> Session<'m, C> {
     ) -> Result<Reply, Error> {
         let before = (self.engine.position(), self.len, self.sampler, self.digest);
         let result = self.try_reply(prompt, stop, max_tokens, said);
-        if result.is_err() {
+        if matches!(result, Err(_) | Ok(Reply { tokens: 0, stop: Stop::Interrupted, .. })) {
             self.engine.truncate(before.0);
             (self.len, self.sampler, self.digest) = (before.1, before.2, before.3);
         }
@@ -210,7 +210,10 @@ impl<'m, C: Card> Session<'m, C> {
         // The dummy space in front of a text is not part of it.
         let mut strip = self.tokenizer.strips_first_space() && self.len == 1 && self.manifest.bos.is_some();
         while reply.tokens < max_tokens {
-            self.read_on()?;
+            if !self.read_on(text.said)? {
+                reply.stop = Stop::Interrupted;
+                break;
+            }
             let logits = self.engine.last_logits();
             self.digest.update(logits);
             let token = self.sampler.choose(logits);
@@ -252,15 +255,21 @@ impl<'m, C: Card> Session<'m, C> {
         Ok(reply)
     }
 
-    /// Passes over the tape until every token of the sequence has been read.
-    fn read_on(&mut self) -> Result<(), Error> {
+    /// Passes over the tape until every token of the sequence has been read. `false` if `said`, asked between two passes,
+    /// wants no more.
+    fn read_on(&mut self, said: &mut dyn FnMut(&[u8]) -> bool) -> Result<bool, Error> {
         let batch = self.engine.plan().batch as usize;
-        while (self.engine.position() as usize) < self.len {
+        loop {
             let from = self.engine.position() as usize;
             let to = (from + batch).min(self.len);
             self.engine.step(self.tokens.get(from..to).unwrap_or(&[]))?;
+            if to == self.len {
+                return Ok(true);
+            }
+            if !said(&[]) {
+                return Ok(false);
+            }
         }
-        Ok(())
     }
 }
 

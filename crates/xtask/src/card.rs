@@ -1,10 +1,13 @@
 //! Cards as images.
 
 use std::collections::HashSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use pageformer_card::{Layout, PageFile};
+use pageformer_card::tensor::group_cells;
+use pageformer_card::writer::{sum_pages, to_pages};
+use pageformer_card::{CELLS_PER_PAGE, Layout, PageFile, TensorKind};
 use pageformer_image::{FileSource, Options, write_image};
 use pageformer_sim::open;
 use pageformer_vram::Arena;
@@ -50,6 +53,56 @@ pub fn files(dir: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(names)
+}
+
+/// The default model's card, in the layout `packed`.
+pub fn default_card() -> PathBuf {
+    root().join("models/chat/card")
+}
+
+/// Writes the pages of a packed card to `dir`, each to a file of its own: the layout `files`.
+///
+/// # Errors
+/// If it is no card, or cannot be written.
+pub fn page_by_page(packed: &Path, dir: &Path) -> Result<PathBuf> {
+    let mut memory = vec![0; TABLES];
+    let opened = open(packed, &mut Arena::new(&mut memory))?;
+    if opened.manifest.layout != Layout::Packed {
+        bail!("{}: its layout is not `packed`", packed.display());
+    }
+    let read = |name: &str| {
+        let path = packed.join(name);
+        fs::read(&path).with_context(|| path.display().to_string())
+    };
+    let index = String::from_utf8(read("index.json")?)?;
+    let index = index.replacen("\"layout\": \"packed\"", "\"layout\": \"files\"", 1);
+    let (weights, tokenizer) = (to_pages(&read("weights.pages")?), to_pages(&read("tokenizer.bin")?));
+    fs::create_dir_all(dir)?;
+    fs::write(dir.join("index.json"), &index)?;
+    fs::write(dir.join("tokenizer.bin"), tokenizer.concat())?;
+    fs::write(dir.join("pages.crc"), sum_pages(&weights, &tokenizer, index.as_bytes()).concat())?;
+    let shape = &opened.manifest.shape;
+    for tensor in shape.iter_tensors() {
+        let range = opened.table.pages_of(tensor);
+        let mut pages =
+            weights.get(range.start as usize..range.end as usize).context("too few pages")?.iter();
+        let TensorKind::Matrix { dims, .. } = shape.kind(tensor) else {
+            fs::write(dir.join(PageFile::Vector(tensor).to_string()), pages.as_slice().concat())?;
+            continue;
+        };
+        let (mut masks, mut number) = (Vec::new(), 0);
+        for group in 0..dims.groups() {
+            let mask_page = pages.next().context("too few pages")?;
+            masks.extend_from_slice(mask_page);
+            let Ok(cells) = group_cells(&dims, group, mask_page) else { bail!("{tensor}: damaged masks") };
+            for page in pages.by_ref().take(cells.div_ceil(CELLS_PER_PAGE as u32) as usize) {
+                fs::write(dir.join(PageFile::Cells(tensor, number).to_string()), page)?;
+                number += 1;
+            }
+        }
+        fs::write(dir.join(PageFile::Masks(tensor).to_string()), masks)?;
+    }
+    Ok(dir.to_owned())
 }
 
 /// A card to try things with, in `dir`: the checkpoint `stories260K`, if the test data is there.

@@ -33,6 +33,10 @@ pub struct Options<'a> {
     pub counted: bool,
     /// A socket for QEMU's monitor, to pull the card out.
     pub monitor: Option<&'a Path>,
+    /// A file for the commands that the card is sent, a line each.
+    pub trace: Option<&'a Path>,
+    /// What the firmware writes to the card changes the image.
+    pub keep_writes: bool,
 }
 
 impl Options<'_> {
@@ -52,9 +56,13 @@ impl Options<'_> {
             None => {}
         }
         if let Some(image) = self.image {
-            // A comma in a path is doubled. What the guest writes is forgotten.
+            // A comma in a path is doubled.
             let path = image.display().to_string().replace(',', ",,");
-            command.arg("-drive").arg(format!("file={path},if=sd,format=raw,snapshot=on"));
+            let snapshot = if self.keep_writes { "off" } else { "on" };
+            command.arg("-drive").arg(format!("file={path},if=sd,format=raw,snapshot={snapshot}"));
+        }
+        if let Some(trace) = self.trace {
+            command.args(["-trace", "sdcard_normal_command", "-D"]).arg(trace);
         }
         if self.counted {
             command.args(["-icount", &format!("shift={SHIFT},sleep=off")]);
@@ -149,6 +157,15 @@ impl Emulator {
         Ok(all)
     }
 
+    /// Waits until anything more is printed, and drops it.
+    ///
+    /// # Errors
+    /// If nothing comes for two minutes.
+    pub fn more(&mut self) -> Result<()> {
+        self.output.recv_timeout(self.timeout).context("the firmware prints nothing more")?;
+        Ok(())
+    }
+
     /// Types bytes.
     ///
     /// # Errors
@@ -161,14 +178,22 @@ impl Emulator {
     ///
     /// # Errors
     /// If no prompt comes.
-    pub fn line(&mut self, line: &str) -> Result<String> {
+    pub fn line_bytes(&mut self, line: &str) -> Result<Vec<u8>> {
         self.send(line.as_bytes())?;
         self.send(b"\r")?;
         let all = self.until_prompt()?;
         let echo = format!("{line}\r\n");
         let said = all.strip_prefix(echo.as_bytes()).unwrap_or(&all);
         let said = [PAGES_PROMPT, PROMPT].iter().find_map(|end| said.strip_suffix(*end)).unwrap_or(said);
-        Ok(String::from_utf8_lossy(said).replace("\r\n", "\n"))
+        Ok(said.to_vec())
+    }
+
+    /// The same as text with lines that end in LF.
+    ///
+    /// # Errors
+    /// If no prompt comes.
+    pub fn line(&mut self, line: &str) -> Result<String> {
+        Ok(String::from_utf8_lossy(&self.line_bytes(line)?).replace("\r\n", "\n"))
     }
 }
 

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
-use pageformer_card::Layout;
 use xtask::emulator::{Emulator, Options, instructions};
 use xtask::{card, emulator, firmware};
 
@@ -20,7 +19,7 @@ enum Xtask {
 /// Builds a card image and the firmware, and connects this terminal with the board's serial port. Ctrl-A X ends it.
 #[derive(Args)]
 struct Emulate {
-    /// The card: a folder or an image [default: stories260K, from the test data]
+    /// The card: a folder or an image [default: the default model's]
     #[arg(long)]
     card: Option<PathBuf>,
     /// Type the lines of a file (`-`: the standard input) one by one, each when the prompt comes, and print the transcript
@@ -40,13 +39,7 @@ fn main() -> Result<()> {
 impl Emulate {
     fn run(self) -> Result<()> {
         let dir = tempfile::tempdir()?;
-        let card = match self.card {
-            Some(card) => card,
-            None => match card::stories(dir.path(), Layout::Packed)? {
-                Some(card) => card,
-                None => bail!("the test data is not here; give a card with --card"),
-            },
-        };
+        let card = self.card.unwrap_or_else(card::default_card);
         let image = card::image(&card, &dir.path().join("card.img"))?;
         eprintln!("building the firmware ...");
         let firmware = firmware::build()?;

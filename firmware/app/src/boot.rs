@@ -12,7 +12,7 @@ use crate::CardSlot;
 pub type Booted<'m, S> = Session<'m, FatCard<'m, &'m mut S>>;
 
 /// Metadata of pages is kept when it takes at most this part of the memory.
-const METADATA_SHARE: usize = 16;
+const METADATA_SHARE: usize = 10;
 
 /// Why there is no session. Each says what to check.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -6,8 +6,8 @@ use embedded_hal::spi::{ErrorType, Operation, SpiDevice};
 
 use crate::registers::*;
 
-/// Receive FIFO not empty.
-const RNE: u32 = 1 << 2;
+/// Something is still being sent.
+const BUSY: u32 = 1 << 4;
 /// Entries of either FIFO.
 const FIFO: usize = 8;
 /// First byte of CMD58, READ_OCR.
@@ -33,17 +33,16 @@ impl CardSpi {
         Self { ocr_awaited: false }
     }
 
-    /// Exchanges bytes; the FIFOs never hold more than they can.
+    /// Exchanges bytes, a FIFO full at a time.
     fn exchange(&mut self, len: usize, send: impl Fn(usize) -> u8, mut receive: impl FnMut(usize, u8)) {
-        let (mut sent, mut received) = (0, 0);
-        while received < len {
-            while sent < len && sent - received < FIFO {
-                SSI_DR.write(u32::from(send(sent)));
-                sent += 1;
+        for start in (0..len).step_by(FIFO) {
+            let burst = start..len.min(start + FIFO);
+            for at in burst.clone() {
+                SSI_DR.write(u32::from(send(at)));
             }
-            while SSI_SR.read() & RNE != 0 {
-                receive(received, SSI_DR.read() as u8);
-                received += 1;
+            while SSI_SR.read() & BUSY != 0 {}
+            for at in burst {
+                receive(at, SSI_DR.read() as u8);
             }
         }
     }

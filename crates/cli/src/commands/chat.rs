@@ -194,7 +194,7 @@ impl Talk<'_, '_> {
             let mut account = Account::begin(&mut self.session);
             let mut piped = true;
             let reply = self.session.reply(&prompt, until.as_str(), max_tokens, &mut |text| {
-                account.heard();
+                account.heard(text);
                 piped = out.write_all(text).and_then(|()| out.flush()).is_ok();
                 piped && !self.stop.load(Ordering::Relaxed)
             });

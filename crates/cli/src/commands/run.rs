@@ -43,7 +43,7 @@ impl Run {
         let mut out = io::stdout().lock();
         let reply = session
             .reply(&self.prompt, stop.as_str(), self.generate.max_tokens, &mut |bytes| {
-                account.heard();
+                account.heard(bytes);
                 text.extend_from_slice(bytes);
                 // A closed pipe ends the reply.
                 self.json || out.write_all(bytes).and_then(|()| out.flush()).is_ok()

@@ -8,6 +8,7 @@ use crate::plan::MAX_BATCH;
 
 /// `y = W·x` for the tiles of one group and `batch` positions, in the making.
 pub struct GroupProduct<'a> {
+    #[cfg(target_arch = "x86_64")]
     pub(super) dims: MatrixDims,
     pub(super) mask_page: &'a Page,
     /// Tiles of the group.
@@ -61,6 +62,7 @@ impl<'a> GroupProduct<'a> {
         let segments = dims.segments() as usize;
         let first = group as usize * TILES_PER_GROUP;
         Self {
+            #[cfg(target_arch = "x86_64")]
             dims: *dims,
             mask_page,
             tiles: dims.tiles_in_group(group) as usize,

@@ -1,0 +1,97 @@
+//! Cards to be put in.
+
+use std::path::{Path, PathBuf};
+
+use pageformer_card::{Layout, Mlp, Norm, Shape};
+use pageformer_fat32::FatKind;
+use pageformer_image::{FileSource, write_image};
+use pageformer_model::{Model, Tokenizer};
+use pageformer_toolchain::{export, write_card};
+use tempfile::TempDir;
+use xtask::card;
+
+/// A card in a folder, and a place for its image.
+pub struct TestCard {
+    pub dir: TempDir,
+    pub folder: PathBuf,
+}
+
+impl TestCard {
+    /// Its files, to be spoiled.
+    pub fn files(&self) -> Vec<(String, FileSource)> {
+        let read = |name: String| {
+            let bytes = std::fs::read(self.folder.join(&name)).unwrap();
+            (name, FileSource::Bytes(bytes))
+        };
+        card::files(&self.folder).unwrap().into_iter().map(read).collect()
+    }
+
+    /// An image of it.
+    pub fn image(&self) -> PathBuf {
+        image(self.dir.path(), &self.files(), FatKind::Fat32)
+    }
+}
+
+pub fn image(dir: &Path, files: &[(String, FileSource)], kind: FatKind) -> PathBuf {
+    let image = dir.join("card.img");
+    let options = pageformer_image::Options { kind, ..Default::default() };
+    write_image(files, &image, &options, &mut |_, _| {}).unwrap();
+    image
+}
+
+/// The default model.
+pub fn chat(layout: Layout) -> TestCard {
+    let dir = tempfile::tempdir().unwrap();
+    let packed = card::default_card();
+    let folder = match layout {
+        Layout::Packed => packed,
+        Layout::Files => card::page_by_page(&packed, &dir.path().join("card")).unwrap(),
+    };
+    TestCard { dir, folder }
+}
+
+/// `stories260K`, if the test data is here.
+pub fn stories(layout: Layout) -> Option<TestCard> {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = card::stories(dir.path(), layout).unwrap();
+    if folder.is_none() {
+        eprintln!("skipped: the test data is not here");
+    }
+    Some(TestCard { folder: folder?, dir })
+}
+
+/// The shape of the sketch that this project started from, with random weights.
+pub fn sketch(layout: Layout) -> TestCard {
+    let shape = Shape {
+        n_layers: 2,
+        d_model: 64,
+        d_ff: 256,
+        vocab: 128,
+        max_seq: 64,
+        n_heads: 4,
+        n_kv_heads: 1,
+        head_dim: 16,
+        norm: Norm::Layer,
+        norm_eps: 1e-5,
+        mlp: Mlp::Gelu,
+        rope_theta: 10_000.0,
+        tied_embeddings: true,
+        final_norm: false,
+    };
+    let mut model = Model::zeros(shape).unwrap();
+    let mut state = 1u64;
+    for tensor in model.tensors_mut() {
+        // Vectors stay what they are: gains of 1, biases of 0.
+        let [_, inputs] = tensor.dims[..] else { continue };
+        let spread = 2.0 / f32::from(inputs as u16).sqrt();
+        for weight in tensor.data.iter_mut() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *weight = spread * ((state >> 40) as f32 / (1 << 23) as f32 - 1.0);
+        }
+    }
+    let card = export(&model, &Tokenizer::ascii(), layout, (4, 4), "sketch", "random weights").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("card");
+    write_card(&card, &folder, &mut |_, _| {}).unwrap();
+    TestCard { dir, folder }
+}

@@ -1,0 +1,75 @@
+//! Instructions and commands to the card: counts, the same in every run.
+
+use std::fs;
+
+use pageformer_card::Layout;
+use xtask::emulator::{Emulator, Options, instructions};
+
+use crate::cards::{self, TestCard};
+use crate::{built, number, number_after};
+
+/// Percent that the instructions of a token may grow by before somebody has to say so in the record.
+const GROWTH: u64 = 3;
+const RECORD: &str = "docs/performance.md";
+
+/// Instructions per token, which must not be many more than the record says.
+fn counts_instructions(name: &str, card: &TestCard) {
+    let Some(elf) = built() else { return };
+    let image = card.image();
+    let options = Options { image: Some(&image), counted: true, ..Options::default() };
+    let mut emulator = Emulator::start(elf, &options).unwrap();
+    emulator.until_prompt().unwrap();
+    let [first, second] = [(); 2].map(|()| {
+        let said = emulator.line("/bench").unwrap();
+        instructions(number(&said, " ticks").into(), number_after(&said, "ticks of ").into())
+    });
+    println!("{name}: {first} instructions per token");
+    // The moment at which the line is typed shifts where the timer interrupts.
+    assert!(first.abs_diff(second) <= first / 1000, "{first} and {second}");
+
+    let record = fs::read_to_string(xtask::root().join(RECORD)).unwrap();
+    let row = format!("\n| {name} | ");
+    let recorded: u64 = number_after(&record, &row).into();
+    assert!(
+        first <= recorded + recorded * GROWTH / 100,
+        "{first} instructions per token, more than {GROWTH} % above the {recorded} that {RECORD} says. If that is worth it, \
+         write {first} to the row `{name}` there, and say why in the commit"
+    );
+}
+
+#[test]
+fn instructions_of_stories() {
+    let Some(card) = cards::stories(Layout::Packed) else { return };
+    counts_instructions("stories260K", &card);
+}
+
+#[test]
+fn instructions_of_the_sketch() {
+    counts_instructions("the sketch's shape", &cards::sketch(Layout::Packed));
+}
+
+/// What the card itself was asked for: runs of pages by CMD18, and no more single pages by CMD17 than are read out of
+/// order, rows of the embedding and checksums, and ends of the tape.
+#[test]
+fn the_card_is_read_in_runs() {
+    let Some(elf) = built() else { return };
+    let card = cards::chat(Layout::Packed);
+    let (image, trace) = (card.image(), card.dir.path().join("trace"));
+    let options = Options { image: Some(&image), trace: Some(&trace), ..Options::default() };
+    let mut emulator = Emulator::start(elf, &options).unwrap();
+    let banner = String::from_utf8(emulator.until_prompt().unwrap()).unwrap();
+    let count = || {
+        let commands = fs::read_to_string(&trace).unwrap();
+        ["CMD17 ", "CMD18 "].map(|command| commands.matches(command).count() as u32)
+    };
+    let before = count();
+    let said = emulator.line("/bench").unwrap();
+    let after = count();
+    let [single, multiple] = [0, 1].map(|at| after[at] - before[at]);
+    let tokens = number(&said, " tokens,");
+    let (_, plan) = banner.split_once("positions, ").unwrap();
+    let streamed = number(plan, " tape pages") - number(plan, " of ");
+    println!("{tokens} tokens, {streamed} pages each: {multiple} CMD18, {single} CMD17");
+    assert!(multiple >= tokens && multiple * 8 <= tokens * streamed, "{multiple}");
+    assert!(single <= tokens * 4, "{single}");
+}

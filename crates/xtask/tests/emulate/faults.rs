@@ -1,0 +1,164 @@
+//! Cards that are wrong, damaged or pulled out: the right message, and a console that lives.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use pageformer_card::Layout;
+use pageformer_fat32::FatKind;
+use pageformer_image::FileSource;
+use xtask::emulator::{Emulator, Options};
+
+use crate::cards::{self, image};
+use crate::{built, start};
+
+/// What is wrong with a card, what is said about it, and that the prompt comes all the same.
+#[test]
+fn a_bad_card_is_explained() {
+    let Some(elf) = built() else { return };
+    let card = cards::sketch(Layout::Packed);
+    let (dir, good) = (&card.dir, card.files());
+    let check = |image: Option<&Path>, says: &[&str]| {
+        let (mut emulator, banner) = start(elf, image);
+        for text in says {
+            assert!(banner.contains(text), "{text:?} in: {banner}");
+        }
+        assert!(!banner.contains("panic"), "{banner}");
+        // The console lives, with a session or without.
+        let said = emulator.line("/memory").unwrap();
+        assert!(said.contains("stack: at most"), "{said}");
+        (emulator, banner)
+    };
+    let with = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut files = good.clone();
+        for (found, source) in &mut files {
+            if let FileSource::Bytes(bytes) = source
+                && found == name
+            {
+                change(bytes);
+            }
+        }
+        files
+    };
+
+    let (mut emulator, _) = check(None, &["no card"]);
+    assert!(emulator.line("hello").unwrap().contains("no model"));
+    assert!(emulator.line("/card").unwrap().contains("no card"));
+
+    // FAT16 is read as well.
+    check(Some(&image(dir.path(), &good, FatKind::Fat16)), &["sketch", "positions"]);
+
+    let foreign = [("README.TXT".to_owned(), FileSource::Bytes(b"holiday pictures".to_vec()))];
+    check(Some(&image(dir.path(), &foreign, FatKind::Fat32)), &["index.json", "root directory"]);
+
+    let other = with("index.json", &|json| *json = br#"{"format": "another program's"}"#.to_vec());
+    check(Some(&image(dir.path(), &other, FatKind::Fat32)), &["index.json", "`format`", "another program"]);
+
+    let newer = with("index.json", &|json| {
+        let text = String::from_utf8(json.clone()).unwrap();
+        *json = text.replacen("\"version\": 1", "\"version\": 9", 1).into_bytes();
+    });
+    check(Some(&image(dir.path(), &newer, FatKind::Fat32)), &["`version` 9", "update"]);
+
+    let short = with("weights.pages", &|bytes| bytes.truncate(100 * 512));
+    check(Some(&image(dir.path(), &short, FatKind::Fat32)), &["weights", "51200 bytes"]);
+
+    // One bit of a page in the middle: nothing is said from it, and it is named when it is loaded: at boot if it stays in RAM.
+    let flipped = with("weights.pages", &|bytes| bytes[100 * 512 + 17] ^= 4);
+    let (mut emulator, banner) = check(Some(&image(dir.path(), &flipped, FatKind::Fat32)), &[]);
+    let said = banner + &emulator.line("Once upon a time").unwrap();
+    assert!(said.contains("(page 100 of weights: the checksum is wrong"), "{said}");
+
+    // The FAT itself: entries of all files that say they are free.
+    let broken = image(dir.path(), &good, FatKind::Fat32);
+    spoil_fats(&broken);
+    check(Some(&broken), &["error: the cluster chain", "fsck"]);
+
+    let blank = dir.path().join("blank.img");
+    fs::File::create(&blank).unwrap().set_len(64 << 20).unwrap();
+    check(Some(&blank), &["no partition table", "FAT32"]);
+}
+
+/// Zeroes everything but the first entries of both FATs.
+fn spoil_fats(image: &Path) {
+    let mut file = fs::OpenOptions::new().read(true).write(true).open(image).unwrap();
+    let start = 2048 * 512;
+    let mut boot = [0; 512];
+    file.seek(SeekFrom::Start(start)).unwrap();
+    file.read_exact(&mut boot).unwrap();
+    let reserved = u64::from(u16::from_le_bytes([boot[14], boot[15]]));
+    let fat_sectors = u64::from(u32::from_le_bytes([boot[36], boot[37], boot[38], boot[39]]));
+    for fat in 0..u64::from(boot[16]) {
+        // Entries 0 and 1 are reserved; the root directory, cluster 2, stays.
+        file.seek(SeekFrom::Start(start + (reserved + fat * fat_sectors) * 512 + 12)).unwrap();
+        file.write_all(&[0; 500]).unwrap();
+    }
+}
+
+/// Pulled out while it answers: the answer ends with an error; put back: the model is there again.
+#[test]
+fn a_card_is_pulled_out_and_put_back() {
+    let Some(elf) = built() else { return };
+    let card = cards::chat(Layout::Packed);
+    let (image, socket) = (card.image(), card.dir.path().join("monitor"));
+    let options = Options { image: Some(&image), monitor: Some(&socket), ..Options::default() };
+    let mut emulator = Emulator::start(elf, &options).unwrap();
+    emulator.until_prompt().unwrap();
+    let mut monitor = UnixStream::connect(&socket).unwrap();
+    let whole = emulator.line("tell me a joke").unwrap();
+    emulator.line("/reset").unwrap();
+    begin_answer(&mut emulator, "tell me a joke");
+    monitor.write_all(b"eject -f sd0\n").unwrap();
+    let said = String::from_utf8(emulator.until_prompt().unwrap()).unwrap();
+    assert!(said.contains("error: ") && said.contains("the card is gone"), "{said}");
+    assert!(emulator.line("hello").unwrap().contains("no model"));
+    monitor.write_all(format!("change sd0 {} raw\n", image.display()).as_bytes()).unwrap();
+    let said = String::from_utf8(emulator.until_prompt().unwrap()).unwrap();
+    assert!(said.contains("a card was put in") && said.contains(" parameters, "), "{said}");
+    assert_eq!(text(&emulator.line("tell me a joke").unwrap()), text(&whole));
+}
+
+/// Ctrl-C ends an answer, and the next one is whole.
+#[test]
+fn an_answer_is_stopped() {
+    let Some(elf) = built() else { return };
+    let card = cards::chat(Layout::Packed);
+    let (mut emulator, _) = start(elf, Some(&card.image()));
+    let whole = emulator.line("tell me a joke").unwrap();
+    emulator.line("/reset").unwrap();
+    begin_answer(&mut emulator, "tell me a joke");
+    emulator.send(b"\x03").unwrap();
+    let said = String::from_utf8(emulator.until_prompt().unwrap()).unwrap();
+    assert!(said.contains(", stopped)"), "{said}");
+    emulator.line("/reset").unwrap();
+    assert_eq!(text(&emulator.line("tell me a joke").unwrap()), text(&whole));
+}
+
+#[test]
+fn pages_are_looked_at() {
+    let Some(elf) = built() else { return };
+    let card = cards::chat(Layout::Packed);
+    let (mut emulator, _) = start(elf, Some(&card.image()));
+    emulator.line("/max 1").unwrap();
+    emulator.line("hello").unwrap();
+    let pages = emulator.line("/pages").unwrap();
+    assert!(pages.contains("page debugger"), "{pages}");
+    let page = emulator.line("P 3").unwrap();
+    assert!(page.contains("page 3: dec0_") && page.contains("checksum: right"), "{page}");
+    emulator.line("R").unwrap();
+    assert!(emulator.line("p 3").unwrap().contains("loads:    0"));
+    emulator.line("Q").unwrap();
+}
+
+/// Types a message and waits for the first of the answer.
+fn begin_answer(emulator: &mut Emulator, message: &str) {
+    emulator.send(format!("{message}\r").as_bytes()).unwrap();
+    emulator.until(&[format!("{message}\r\n").as_bytes()]).unwrap();
+    emulator.more().unwrap();
+}
+
+/// An answer without its statistics.
+fn text(said: &str) -> &str {
+    said.rsplit_once("\n(").unwrap().0
+}

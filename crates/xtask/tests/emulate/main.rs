@@ -1,0 +1,49 @@
+//! The firmware in QEMU says what the PC says, in 64 KiB of RAM, whatever the card.
+//!
+//! Takes minutes, and needs `qemu-system-arm` and a toolchain for the board. So it runs only with
+//! `PAGEFORMER_REQUIRE_EMULATOR` set, as `firmware/ci.sh` does; then it is a failure if one of them is missing.
+
+mod cards;
+mod costs;
+mod faults;
+mod same;
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use xtask::emulator::{Emulator, Options, installed};
+use xtask::firmware;
+
+/// The firmware, built once; `None` where it is not asked for.
+fn built() -> Option<&'static Path> {
+    static ELF: OnceLock<Option<PathBuf>> = OnceLock::new();
+    ELF.get_or_init(|| {
+        if std::env::var_os("PAGEFORMER_REQUIRE_EMULATOR").is_none() {
+            eprintln!("skipped: takes minutes; `bash firmware/ci.sh` runs it");
+            return None;
+        }
+        assert!(installed(), "qemu-system-arm is not installed");
+        Some(firmware::build().unwrap())
+    })
+    .as_deref()
+}
+
+fn start(elf: &Path, image: Option<&Path>) -> (Emulator, String) {
+    let mut emulator = Emulator::start(elf, &Options { image, ..Options::default() }).unwrap();
+    let banner = String::from_utf8(emulator.until_prompt().unwrap()).unwrap();
+    (emulator, banner)
+}
+
+/// The number before a word.
+fn number(text: &str, word: &str) -> u32 {
+    let before = text.split(word).next().unwrap();
+    let digits = before.trim().rsplit(|c: char| !c.is_ascii_digit() && c != ',').next().unwrap();
+    digits.replace(',', "").parse().unwrap_or_else(|_| panic!("no number before {word:?} in {text}"))
+}
+
+/// The number behind some words.
+fn number_after(text: &str, words: &str) -> u32 {
+    let (_, behind) = text.split_once(words).unwrap_or_else(|| panic!("no {words:?} in {text}"));
+    let digits = behind.split(|c: char| !c.is_ascii_digit() && c != ',').next().unwrap();
+    digits.replace(',', "").parse().unwrap_or_else(|_| panic!("no number behind {words:?} in {text}"))
+}

@@ -1,0 +1,159 @@
+//! The same bytes as on the PC, from the least number of pages, in runs, on a stack that stays below its limit.
+
+use std::path::Path;
+
+use pageformer_card::Layout;
+use pageformer_engine::{Engine, Error, Needs, Plan, Request, Session, kernels};
+use pageformer_vram::Arena;
+
+use crate::cards::{self, TestCard};
+use crate::{built, number, number_after, start};
+
+/// What the stack may take at most, in bytes.
+const STACK_LIMIT: u32 = 10 * 1024;
+/// Prompts that continue, break off, repeat, and have characters that a vocabulary has no token for.
+const TEXTS: [&str; 12] = [
+    "Once upon a time",
+    "Lily and Tom went to the park",
+    "The big dog",
+    "\"Hello,\" said the",
+    "One day, a little bird",
+    "It was a dark night and",
+    "a",
+    "They lived happily ever after.",
+    "Größe 日本 ...",
+    "Tim  had   a red    ball.",
+    "The cat sat on the mat. The cat sat on the mat.",
+    "123 + 456 =",
+];
+/// Messages of a conversation, which is longer than any context.
+const MESSAGES: [&str; 12] = [
+    "hello",
+    "my name is Ada",
+    "what is my name?",
+    "What is 2 plus 3?",
+    "tell me a joke",
+    "what is an SD card?",
+    "?",
+    "thank you!",
+    "Größe 日本",
+    "what can you do",
+    "THE SAME AGAIN, THE SAME AGAIN",
+    "bye",
+];
+
+/// What must come for each prompt, up to the statistics or to the end of an error: from the engine over the same card, with as
+/// many positions but as much memory as it likes, and no console.
+fn on_the_pc(card: &Path, context: u32, max_tokens: u32, prompts: &[&str]) -> Vec<Vec<u8>> {
+    let mut memory = vec![0u64; 1 << 17];
+    let bytes = memory.len() * 8;
+    let mut arena = Arena::new(&mut memory);
+    let opened = pageformer_sim::open(card, &mut arena).unwrap();
+    let request = Request { context: Some(context), ..Request::default() };
+    let needs = Needs::new(&opened.manifest, &opened.table);
+    let plan = Plan::new(&needs, bytes, &request).unwrap();
+    let manifest = opened.manifest;
+    let engine =
+        Engine::start(opened.card, &manifest, opened.table, &plan, &mut arena, kernels::best()).unwrap();
+    let mut session = Session::start(engine, &manifest, &mut arena).unwrap();
+    let mut answer = |message: &&str| {
+        let (prompt, until) = match &manifest.chat {
+            Some(chat) => (chat.user.as_str().replace("{}", message), chat.stop.as_str()),
+            None => (message.to_string(), ""),
+        };
+        if manifest.chat.is_none() {
+            session.reset();
+        }
+        let mut printed = Vec::new();
+        loop {
+            let result = session.reply(&prompt, until, max_tokens, &mut |bytes| {
+                printed.extend_from_slice(bytes);
+                true
+            });
+            match result {
+                Ok(_) => printed.extend(b"\n("),
+                Err(Error::ContextFull { .. }) if manifest.chat.is_some() && !session.is_fresh() => {
+                    session.reset();
+                    printed.extend(b"(the conversation was too long and is forgotten)\n");
+                    continue;
+                }
+                Err(error) => printed.extend(format!("\nerror: {error}\n").bytes()),
+            }
+            return printed
+                .iter()
+                .flat_map(|byte| if *byte == b'\n' { &b"\r\n"[..] } else { std::slice::from_ref(byte) })
+                .copied()
+                .collect();
+        }
+    };
+    prompts.iter().map(&mut answer).collect()
+}
+
+/// Holds answers of at most `max_tokens` tokens against the PC's.
+fn says_what_the_pc_says(card: &TestCard, prompts: &[&str], max_tokens: u32) {
+    let Some(elf) = built() else { return };
+    let (mut emulator, banner) = start(elf, Some(&card.image()));
+    let context = number(&banner, " positions");
+    let [pinned, tape] = [" of ", " tape pages"].map(|word| {
+        let (_, pages) = banner.split_once("positions, ").unwrap_or_else(|| panic!("{banner}"));
+        number(pages, word)
+    });
+    emulator.line(&format!("/max {max_tokens}")).unwrap();
+    let mut answered = 0;
+    for (prompt, want) in prompts.iter().zip(on_the_pc(&card.folder, context, max_tokens, prompts)) {
+        let said = emulator.line_bytes(prompt).unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(said.starts_with(&want), "{prompt}: {:?} instead of {:?}", text(&said), text(&want));
+        if !want.ends_with(b"(") {
+            continue;
+        }
+        answered += 1;
+        let stats = emulator.line("/stats").unwrap();
+        // Bélády's optimum for a cyclic scan: what does not stay is read once a pass.
+        let passes = number_after(&stats, "passes over the tape: ");
+        let read = format!("pages per pass: {}.0 of {tape};", tape - pinned);
+        assert!(passes > 0 && stats.contains(&read), "{read} {stats}");
+        let reads = number_after(&stats, "reads: ");
+        assert!(reads * 4 < passes * (tape - pinned), "reads are of several pages: {stats}");
+        assert!(stats.contains("of them again: 0"), "{stats}");
+    }
+    assert!(answered * 4 >= prompts.len() * 3, "{answered} answers");
+    let memory = emulator.line("/memory").unwrap();
+    println!("{banner}{memory}");
+    let [flash, statics] = ["flash: ", "RAM: "].map(|words| number_after(&memory, words));
+    let used = number_after(&memory, "at most ");
+    assert!(flash <= 128 << 10, "{memory}");
+    assert!(used > 2048 && used <= STACK_LIMIT && statics + used <= 64 << 10, "{memory}");
+}
+
+#[test]
+fn chat_packed() {
+    says_what_the_pc_says(&cards::chat(Layout::Packed), &MESSAGES, 16);
+}
+
+#[test]
+fn chat_in_files() {
+    says_what_the_pc_says(&cards::chat(Layout::Files), &MESSAGES, 4);
+}
+
+#[test]
+fn stories_packed() {
+    let Some(card) = cards::stories(Layout::Packed) else { return };
+    says_what_the_pc_says(&card, &TEXTS, 8);
+}
+
+#[test]
+fn stories_in_files() {
+    let Some(card) = cards::stories(Layout::Files) else { return };
+    says_what_the_pc_says(&card, &TEXTS[..4], 8);
+}
+
+#[test]
+fn sketch_packed() {
+    says_what_the_pc_says(&cards::sketch(Layout::Packed), &TEXTS, 12);
+}
+
+#[test]
+fn sketch_in_files() {
+    says_what_the_pc_says(&cards::sketch(Layout::Files), &TEXTS, 4);
+}
