@@ -307,7 +307,8 @@ impl Sets {
     }
 }
 
-/// Turns of an hour's talk are about many things: chats in random order, a few as one, so that a model learns not
+/// Turns of an hour's talk are about many things: chats in random order, as many as one as fit about two hundred
+/// tokens (what does not fit is left out), so that a model knows all its positions and learns not
 /// to be led astray by what was said before.
 fn joined(chats: &[Chat], seed: u64) -> Vec<Chat> {
     let mut rng = Rng::new(seed, 77);
@@ -316,7 +317,7 @@ fn joined(chats: &[Chat], seed: u64) -> Vec<Chat> {
         order.swap(i, rng.below(i + 1));
     }
     let turns = |group: &[usize]| group.iter().flat_map(|i| chats[*i].turns.clone()).collect();
-    order.chunks(3).map(|group| Chat { turns: turns(group) }).collect()
+    order.chunks(6).map(|group| Chat { turns: turns(group) }).collect()
 }
 
 /// Runs a trainer with a progress bar until it is done or Ctrl-C; returns whether it is done.
