@@ -18,7 +18,8 @@ struct Activations<'m> {
     x: &'m mut [f32],
     /// Normed input, attention's output, then a projection's result `(B, d_model)` or `(B, q_dim)`.
     h: &'m mut [f32],
-    /// Attention: q `(B, q_dim)`, k `(B, kv_dim)`, v `(B, kv_dim)`. MLP: up `(B, d_ff)`, gate `(B, d_ff)`.
+    /// Attention: q `(B, q_dim)`, k `(B, kv_dim)`, v `(B, kv_dim)`. MLP: up `(B, d_ff)`, gate `(B, d_ff)`. At the end: logits
+    /// `(logits_rows, padded vocab)`, until the next step.
     wide: &'m mut [f32],
     /// What the next matrix reads `(B, its inputs)`.
     quantized: &'m mut [i8],
@@ -61,8 +62,6 @@ pub struct Engine<'m, C> {
     vram: Vram<'m, C>,
     kv: KvCache<'m>,
     act: Activations<'m>,
-    /// `(logits_rows, padded vocab)`
-    logits: &'m mut [f32],
     plan: Plan,
     kernel: Kernel,
     position: u32,
@@ -97,11 +96,13 @@ impl<'m, C: Card> Engine<'m, C> {
         }
         let meta = arena.take(if plan.page_metadata { needs.weights_pages as usize } else { 0 })?;
         let kv = KvCache::cut(arena, &shape, plan.context)?;
-        let act = Activations::cut(arena, &ActivationLens::new(&shape, plan.context, plan.batch))?;
+        let act = Activations::cut(
+            arena,
+            &ActivationLens::new(&shape, plan.context, plan.batch, plan.logits_rows),
+        )?;
         for (pair, frequency) in (0..).zip(act.frequencies.iter_mut()) {
             *frequency = rotary_frequency(shape.rope_theta, shape.head_dim, pair);
         }
-        let logits = arena.take(plan.logits_rows as usize * shape.vocab.next_multiple_of(4) as usize)?;
         let frames = Frames {
             sums: arena.take(plan.sum_pages as usize)?,
             side: arena.take(plan.side_pages as usize)?,
@@ -112,7 +113,7 @@ impl<'m, C: Card> Engine<'m, C> {
         };
         let vram =
             Vram::start(card, needs.sums(), plan.pinning, frames).map_err(|fault| locate(&table, fault))?;
-        Ok(Self { shape, table, vram, kv, act, logits, plan: *plan, kernel, position: 0, passes: 0 })
+        Ok(Self { shape, table, vram, kv, act, plan: *plan, kernel, position: 0, passes: 0 })
     }
 
     /// One pass over the tape: appends `tokens` (1 to `batch` of them) to the sequence and returns the logits
@@ -127,7 +128,7 @@ impl<'m, C: Card> Engine<'m, C> {
 
     /// The logits of the last step: `(vocab)`.
     pub(crate) fn last_logits(&mut self) -> &mut [f32] {
-        self.logits.get_mut(..self.shape.vocab as usize).unwrap_or(&mut [])
+        self.act.wide.get_mut(..self.shape.vocab as usize).unwrap_or(&mut [])
     }
 
     /// As [`Self::step`], but with the logits of every position: `(tokens, vocab)`, as an iterator over rows.
@@ -139,7 +140,7 @@ impl<'m, C: Card> Engine<'m, C> {
         let rows = self.forward(tokens, tokens.len())?;
         let vocab = self.shape.vocab as usize;
         let stride = vocab.next_multiple_of(4);
-        Ok(self.logits.chunks_exact(stride).take(rows).map(move |row| row.get(..vocab).unwrap_or(row)))
+        Ok(self.act.wide.chunks_exact(stride).take(rows).map(move |row| row.get(..vocab).unwrap_or(row)))
     }
 
     /// The pass. Logits of the last `wanted` positions (at most the plan's) go to the first rows of `logits`.
@@ -240,10 +241,9 @@ impl<'m, C: Card> Engine<'m, C> {
         };
         self.quantize(last_norm, Buffer::H, rows, d)?;
         let head = if shape.tied_embeddings { Tensor::Embedding } else { Tensor::Head };
-        self.multiply(head, Buffer::Logits, rows)?;
-        if !compute
-            .all_finite(self.logits.get(..rows * shape.vocab.next_multiple_of(4) as usize).unwrap_or(&[]))
-        {
+        self.multiply(head, Buffer::Wide(0), rows)?;
+        let logits = self.act.wide.get(..rows * shape.vocab.next_multiple_of(4) as usize);
+        if !compute.all_finite(logits.unwrap_or(&[])) {
             return Err(Error::NotFinite(head));
         }
         self.position += batch as u32;
@@ -267,7 +267,6 @@ impl<'m, C: Card> Engine<'m, C> {
         let out = match out {
             Buffer::H => &mut *act.h,
             Buffer::Wide(from) => act.wide.get_mut(from..).unwrap_or(&mut []),
-            Buffer::Logits => &mut *self.logits,
         };
         let input = Input { values: act.quantized, scales: act.scales, batch };
         let done = matrix.multiply(&mut self.vram, self.kernel, input, out, act.mask_page);
@@ -284,7 +283,6 @@ impl<'m, C: Card> Engine<'m, C> {
         let values = match buffer {
             Buffer::H => &*act.h,
             Buffer::Wide(at) => act.wide.get(at..).unwrap_or(&[]),
-            Buffer::Logits => &*self.logits,
         };
         let stride = width.next_multiple_of(4);
         let rows = values.chunks(stride).zip(act.quantized.chunks_mut(stride));
@@ -390,7 +388,7 @@ impl<'m, C: Card> Engine<'m, C> {
 
     /// The pages, and memory that is free between steps, for the tokenizer.
     pub(crate) fn vram_and_scratch(&mut self) -> (&mut Vram<'m, C>, &mut [f32]) {
-        (&mut self.vram, self.logits)
+        (&mut self.vram, self.act.wide)
     }
 
     /// Which tensor each page belongs to.
@@ -405,7 +403,6 @@ enum Buffer {
     H,
     /// `wide`, from here on.
     Wide(usize),
-    Logits,
 }
 
 /// A fault with the tensor that it is in.

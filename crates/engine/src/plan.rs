@@ -74,7 +74,7 @@ pub enum Part {
     KvCache,
     /// Everything a step computes on its way.
     Activations,
-    /// Logits.
+    /// Logits, as far as they do not fit into memory of the activations that is free by then.
     Logits,
     /// The tokens of the conversation: 2 bytes a position.
     Tokens,
@@ -176,7 +176,8 @@ pub(crate) struct ActivationLens {
 }
 
 impl ActivationLens {
-    pub fn new(shape: &Shape, context: u32, batch: u32) -> Self {
+    /// `logits_rows` rows of logits share the memory of `wide`, which is free when the head is computed.
+    pub fn new(shape: &Shape, context: u32, batch: u32, logits_rows: u32) -> Self {
         let pad = |n: u32| n.next_multiple_of(4) as usize;
         let (d, q, kv, ff) = (pad(shape.d_model), pad(shape.q_dim()), pad(shape.kv_dim()), pad(shape.d_ff));
         let hidden = match shape.mlp {
@@ -187,7 +188,7 @@ impl ActivationLens {
         Self {
             x: batch * d,
             h: batch * d.max(q),
-            wide: batch * hidden.max(q + 2 * kv),
+            wide: (batch * hidden.max(q + 2 * kv)).max(logits_rows as usize * pad(shape.vocab)),
             quantized: batch * d.max(q).max(ff),
             scales: batch * d.max(q).max(ff).div_ceil(TILE_INPUTS),
             scores: (context as usize).next_multiple_of(attention::BLOCK),
@@ -292,7 +293,8 @@ impl Plan {
         let shape = &needs.shape;
         let (kv_values, kv_scales) = kv_lens(shape, context);
         let logits_rows = if request.all_logits { batch } else { 1 };
-        let padded_vocab = shape.vocab.next_multiple_of(4) as usize;
+        let activations = ActivationLens::new(shape, context, batch, 0).bytes();
+        let with_logits = ActivationLens::new(shape, context, batch, logits_rows).bytes();
         let pages = needs.weights_pages as usize;
         let locations = if needs.layout == Layout::Files { pages } else { 0 };
         let metadata = if request.page_metadata { pages } else { 0 };
@@ -311,8 +313,8 @@ impl Plan {
             Arena::bytes::<u32>(locations),
             Arena::bytes::<u32>(metadata),
             Arena::bytes::<i8>(kv_values).saturating_add(Arena::bytes::<u16>(kv_scales)).saturating_mul(2),
-            ActivationLens::new(shape, context, batch).bytes(),
-            Arena::bytes::<f32>(logits_rows as usize * padded_vocab),
+            activations,
+            with_logits - activations,
             Arena::bytes::<u16>(context as usize),
             0,
             0,
