@@ -58,6 +58,8 @@ pub struct Request {
     pub all_logits: bool,
     /// Keep metadata of every page, for the page debugger.
     pub page_metadata: bool,
+    /// Pages that the card reads ahead, into memory of its own: [`Card::read_ahead`](pageformer_vram::Card::read_ahead).
+    pub read_ahead: u32,
 }
 
 /// A part of the buffer.
@@ -284,7 +286,7 @@ impl Plan {
                 .last()
                 .unwrap_or(plan);
         }
-        plan.spread(needs, budget);
+        plan.spread(needs, budget, request.read_ahead);
         Ok(plan)
     }
 
@@ -335,7 +337,7 @@ impl Plan {
     }
 
     /// Gives what is left of the budget to frames.
-    fn spread(&mut self, needs: &Needs, budget: usize) {
+    fn spread(&mut self, needs: &Needs, budget: usize, read_ahead: u32) {
         let spare = |plan: &Self| ((budget - plan.total()) / size_of::<Page>()) as u32;
         // One frame of the ring is in the plan already.
         let all_sums = needs.sums().pages();
@@ -343,7 +345,7 @@ impl Plan {
             self.sum_pages = all_sums;
             self.count_frames();
         }
-        if let Some(pinning) = Pinning::new(needs.tape_pages, spare(self) + 1) {
+        if let Some(pinning) = Pinning::with_read_ahead(needs.tape_pages, spare(self) + 1, read_ahead) {
             self.pinning = pinning;
             self.count_frames();
         }

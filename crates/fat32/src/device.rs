@@ -13,6 +13,28 @@ pub trait BlockDevice {
     /// # Errors
     /// [`DeviceError`] if one of the sectors could not be read; `buf` then holds anything.
     fn read(&mut self, first_sector: u32, buf: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Sectors that the device can have read before they are asked for, into memory of its own. 0: none, it reads only while it
+    /// is waited for. This and the next two methods are for devices with a reader that works by itself: a second core, or DMA.
+    fn read_ahead(&self) -> u32 {
+        0
+    }
+
+    /// Announces a [`Self::finish_read`] of `sectors` sectors: the device begins now, behind what was announced before. A hint, which
+    /// may be ignored when there is no room; errors are for `finish_read` to report.
+    fn begin_read(&mut self, first_sector: u32, sectors: u32) {
+        let _ = (first_sector, sectors);
+    }
+
+    /// As [`Self::read`], of what was announced: the oldest run that was begun and neither finished nor dropped. If that is
+    /// another one, it is dropped, and so on; what was not begun at all is read now. [`Self::read`] may come in between and leaves
+    /// alone what was begun.
+    ///
+    /// # Errors
+    /// As [`Self::read`], also for what went wrong earlier.
+    fn finish_read(&mut self, first_sector: u32, buf: &mut [u8]) -> Result<(), DeviceError> {
+        self.read(first_sector, buf)
+    }
 }
 
 impl<D: BlockDevice + ?Sized> BlockDevice for &mut D {
@@ -22,6 +44,18 @@ impl<D: BlockDevice + ?Sized> BlockDevice for &mut D {
 
     fn read(&mut self, first_sector: u32, buf: &mut [u8]) -> Result<(), DeviceError> {
         (**self).read(first_sector, buf)
+    }
+
+    fn read_ahead(&self) -> u32 {
+        (**self).read_ahead()
+    }
+
+    fn begin_read(&mut self, first_sector: u32, sectors: u32) {
+        (**self).begin_read(first_sector, sectors);
+    }
+
+    fn finish_read(&mut self, first_sector: u32, buf: &mut [u8]) -> Result<(), DeviceError> {
+        (**self).finish_read(first_sector, buf)
     }
 }
 

@@ -174,6 +174,27 @@ impl<D> FatCard<'_, D> {
     }
 }
 
+impl<D: BlockDevice> FatCard<'_, D> {
+    /// Reads pages with one call of `read` for each piece that they lie in.
+    fn read_pieces(
+        &mut self,
+        file: CardFile,
+        first: u32,
+        pages: &mut [Page],
+        read: impl Fn(&mut D, u32, &mut [u8]) -> Result<(), DeviceError>,
+    ) -> Result<(), ReadError> {
+        let (mut page, mut rest) = (first, pages);
+        while !rest.is_empty() {
+            let (sector, run) = self.run(file, page).ok_or(ReadError::Truncated)?;
+            let (now, later) = rest.split_at_mut((run as usize).min(rest.len()));
+            read(&mut self.device, sector, now.as_flattened_mut()).map_err(device_error)?;
+            page += now.len() as u32;
+            rest = later;
+        }
+        Ok(())
+    }
+}
+
 impl<D: BlockDevice> Card for FatCard<'_, D> {
     fn bytes(&self, file: CardFile) -> u64 {
         match (file, self.page_sectors) {
@@ -186,15 +207,25 @@ impl<D: BlockDevice> Card for FatCard<'_, D> {
     }
 
     fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
-        let (mut page, mut rest) = (first, pages);
-        while !rest.is_empty() {
-            let (sector, run) = self.run(file, page).ok_or(ReadError::Truncated)?;
-            let (now, later) = rest.split_at_mut((run as usize).min(rest.len()));
-            self.device.read(sector, now.as_flattened_mut()).map_err(device_error)?;
-            page += now.len() as u32;
-            rest = later;
+        self.read_pieces(file, first, pages, D::read)
+    }
+
+    fn read_ahead(&self) -> u32 {
+        self.device.read_ahead()
+    }
+
+    fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
+        let (mut page, end) = (first, first.saturating_add(pages));
+        while page < end {
+            let Some((sector, run)) = self.run(file, page) else { return };
+            let now = run.min(end - page);
+            self.device.begin_read(sector, now);
+            page += now;
         }
-        Ok(())
+    }
+
+    fn finish_read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
+        self.read_pieces(file, first, pages, D::finish_read)
     }
 }
 

@@ -2,18 +2,23 @@
 //!
 //! - [`open`] opens a card wherever it lies: a folder, or an image, in both layouts.
 //! - [`MemoryCard`] holds one in memory.
-//! - [`Traced`], [`Timed`] and [`Faulty`] wrap a card and are one: they record what is read, tell what it would
-//!   take on a given board, and spoil it.
+//! - [`Traced`] and [`Faulty`] wrap a card and are one: they record what is read, and spoil it.
+//! - [`read_ahead`] lets a card be read by a thread while something else is computed.
+//! - [`Timed`] says what reading would take on a board, by a virtual [`Clock`].
 #![forbid(unsafe_code)]
 
+mod ahead;
+mod clock;
 mod folder;
 mod host;
 mod image;
 mod memory;
 mod wrappers;
 
+pub use ahead::{Ahead, Reader, read_ahead};
+pub use clock::{Clock, Timed, Timing};
 pub use folder::FolderCard;
 pub use host::{HostCard, OpenError, Opened, open, open_memory};
 pub use image::FileDevice;
 pub use memory::MemoryCard;
-pub use wrappers::{Fault, Faulty, Read, Timed, Timing, Traced};
+pub use wrappers::{Fault, Faulty, Read, Traced};

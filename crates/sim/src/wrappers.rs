@@ -1,6 +1,4 @@
-//! Cards around cards.
-
-use std::time::Duration;
+//! Cards around cards: one that notes what is read, and one that spoils it.
 
 use pageformer_card::Page;
 use pageformer_vram::{Card, CardFile, ReadError};
@@ -16,7 +14,7 @@ pub struct Read {
     pub pages: u32,
 }
 
-/// Records every read.
+/// Records every read. One that was begun early is recorded when it is finished.
 #[derive(Debug)]
 pub struct Traced<C> {
     card: C,
@@ -45,41 +43,18 @@ impl<C: Card> Card for Traced<C> {
         self.reads.push(Read { file, first, pages: pages.len() as u32 });
         self.card.read(file, first, pages)
     }
-}
 
-/// What reads take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
-    /// For each read, however long.
-    pub command: Duration,
-    /// For each page.
-    pub page: Duration,
-}
-
-/// A virtual clock: adds up what reads would take. Nothing is slowed down.
-#[derive(Debug)]
-pub struct Timed<C> {
-    card: C,
-    timing: Timing,
-    /// The time so far.
-    pub elapsed: Duration,
-}
-
-impl<C> Timed<C> {
-    /// Wraps a card.
-    pub fn new(card: C, timing: Timing) -> Self {
-        Self { card, timing, elapsed: Duration::ZERO }
-    }
-}
-
-impl<C: Card> Card for Timed<C> {
-    fn bytes(&self, file: CardFile) -> u64 {
-        self.card.bytes(file)
+    fn read_ahead(&self) -> u32 {
+        self.card.read_ahead()
     }
 
-    fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
-        self.elapsed += self.timing.command + self.timing.page * pages.len() as u32;
-        self.card.read(file, first, pages)
+    fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
+        self.card.begin_read(file, first, pages);
+    }
+
+    fn finish_read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
+        self.reads.push(Read { file, first, pages: pages.len() as u32 });
+        self.card.finish_read(file, first, pages)
     }
 }
 
@@ -132,15 +107,9 @@ impl<C> Faulty<C> {
     pub fn inner(&self) -> &C {
         &self.card
     }
-}
 
-impl<C: Card> Card for Faulty<C> {
-    fn bytes(&self, file: CardFile) -> u64 {
-        self.card.bytes(file)
-    }
-
-    fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
-        self.card.read(file, first, pages)?;
+    /// What becomes of pages that were read well.
+    fn spoil(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
         let mut result = Ok(());
         for fault in &mut self.faults {
             match fault {
@@ -162,5 +131,29 @@ impl<C: Card> Card for Faulty<C> {
             }
         }
         result
+    }
+}
+
+impl<C: Card> Card for Faulty<C> {
+    fn bytes(&self, file: CardFile) -> u64 {
+        self.card.bytes(file)
+    }
+
+    fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
+        self.card.read(file, first, pages)?;
+        self.spoil(file, first, pages)
+    }
+
+    fn read_ahead(&self) -> u32 {
+        self.card.read_ahead()
+    }
+
+    fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
+        self.card.begin_read(file, first, pages);
+    }
+
+    fn finish_read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
+        self.card.finish_read(file, first, pages)?;
+        self.spoil(file, first, pages)
     }
 }

@@ -54,6 +54,9 @@ impl core::error::Error for ReadError {}
 
 /// Reads runs of pages. Implemented by cards on a block device, in a folder, in memory, and by wrappers
 /// that trace, time or spoil what they wrap.
+///
+/// A card that can read while the engine computes (a thread, a second core, DMA) has memory of its own for some pages and implements
+/// the last three methods; every other one leaves them as they are, and is read while it is waited for.
 pub trait Card {
     /// Bytes of `file`; 0 if it is not there. The weights count whole pages.
     fn bytes(&self, file: CardFile) -> u64;
@@ -64,6 +67,29 @@ pub trait Card {
     /// # Errors
     /// If not all of the pages could be read. `pages` is undefined then.
     fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError>;
+
+    /// Pages that the card can have read before they are asked for, into memory of its own. 0: none, it reads only while it is
+    /// waited for.
+    fn read_ahead(&self) -> u32 {
+        0
+    }
+
+    /// Announces a [`Self::finish_read`] of `pages` pages from `first` on: a card that reads on its own begins now, behind what was
+    /// announced before. What is announced and not finished is never more than [`Self::read_ahead`] pages. A hint: a card may ignore
+    /// it, and errors are for `finish_read` to report.
+    fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
+        let _ = (file, first, pages);
+    }
+
+    /// As [`Self::read`], of what was announced. Runs are finished in the order in which they were begun; what was begun before this
+    /// one and never finished is dropped. What was not begun, or not noticed, is read now. [`Self::read`] may come in between: it
+    /// leaves alone what was begun.
+    ///
+    /// # Errors
+    /// As [`Self::read`], also for what went wrong earlier.
+    fn finish_read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
+        self.read(file, first, pages)
+    }
 }
 
 impl<C: Card + ?Sized> Card for &mut C {
@@ -73,6 +99,18 @@ impl<C: Card + ?Sized> Card for &mut C {
 
     fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
         (**self).read(file, first, pages)
+    }
+
+    fn read_ahead(&self) -> u32 {
+        (**self).read_ahead()
+    }
+
+    fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
+        (**self).begin_read(file, first, pages);
+    }
+
+    fn finish_read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
+        (**self).finish_read(file, first, pages)
     }
 }
 

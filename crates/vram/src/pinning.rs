@@ -22,6 +22,10 @@ pub struct Pinning {
 /// and single-page reads run at about a third of that speed: a command costs what two pages do.
 const COMMAND_PAGES: u32 = 2;
 
+/// Runs that a card which reads ahead should hold besides the one that is in the ring: computing takes longer for some
+/// pages (those that attention follows) than for others, and a store of several runs evens that out.
+const RUNS_AHEAD: u32 = 3;
+
 impl Pinning {
     /// Divides `frames` page frames between the pinned set and the ring. All pages are pinned when they fit;
     /// otherwise a larger ring means fewer commands but one more page to stream for each of its frames, and
@@ -36,6 +40,18 @@ impl Pinning {
         let wanted = (u64::from(tape - frames) * u64::from(COMMAND_PAGES)).isqrt() as u32;
         let ring = wanted.clamp(1, frames);
         Some(Self { tape, pinned: frames - ring, ring })
+    }
+
+    /// The same for a card that holds up to `read_ahead` pages which it has read before they are asked for: runs, and with
+    /// them the ring, are then short enough for several of them. 0 is a card that does not.
+    pub fn with_read_ahead(tape: u32, frames: u32, read_ahead: u32) -> Option<Self> {
+        let mut pinning = Self::new(tape, frames)?;
+        if read_ahead > 0 && pinning.ring > 0 {
+            let ring = pinning.ring.min((read_ahead / RUNS_AHEAD).max(1));
+            pinning.pinned += pinning.ring - ring;
+            pinning.ring = ring;
+        }
+        Some(pinning)
     }
 
     /// Pages that each pass streams.

@@ -90,13 +90,16 @@ struct Loader<'m, C> {
 }
 
 impl<C: Card> Loader<'_, C> {
-    /// Reads without checking; tries again when the device fails.
-    fn read(&mut self, file: CardFile, page: u32, into: &mut [Page]) -> Result<(), Fault> {
+    /// Reads without checking; tries again when the device fails. `begun`: the card has been told before.
+    fn read(&mut self, file: CardFile, page: u32, into: &mut [Page], begun: bool) -> Result<(), Fault> {
         let mut result = Ok(());
         for attempt in 0..=RETRIES {
             self.stats.retries += u64::from(attempt > 0);
             self.stats.commands += 1;
-            result = self.card.read(file, page, into);
+            result = match begun && attempt == 0 {
+                true => self.card.finish_read(file, page, into),
+                false => self.card.read(file, page, into),
+            };
             if !matches!(result, Err(ReadError::Device)) {
                 break;
             }
@@ -120,7 +123,7 @@ impl<C: Card> Loader<'_, C> {
         let resident = self.sums.len() as u32 == self.layout.pages();
         self.sums_tag = None;
         let sums = core::mem::take(&mut self.sums);
-        let result = self.read(CardFile::Sums, if resident { 0 } else { page }, sums);
+        let result = self.read(CardFile::Sums, if resident { 0 } else { page }, sums, false);
         self.stats.sums += sums.len() as u64;
         self.sums = sums;
         result?;
@@ -130,14 +133,14 @@ impl<C: Card> Loader<'_, C> {
 
     /// Reads a run of pages and checks each. A page that is bad is read again alone, and the checksums too,
     /// since either may have suffered on its way.
-    fn load(&mut self, file: CardFile, first: u32, into: &mut [Page]) -> Result<(), Fault> {
-        if let Err(fault) = self.read(file, first, into) {
+    fn load(&mut self, file: CardFile, first: u32, into: &mut [Page], begun: bool) -> Result<(), Fault> {
+        if let Err(fault) = self.read(file, first, into, begun) {
             // Which of the pages it is that the device cannot read, only reading them one by one can tell.
             if fault.error != Some(ReadError::Device) || into.len() == 1 {
                 return Err(fault);
             }
             for (page, bytes) in (first..).zip(into.iter_mut()) {
-                self.read(file, page, core::slice::from_mut(bytes))?;
+                self.read(file, page, core::slice::from_mut(bytes), false)?;
             }
         }
         for (page, bytes) in (first..).zip(into.iter_mut()) {
@@ -151,7 +154,7 @@ impl<C: Card> Loader<'_, C> {
                 attempt += 1;
                 self.stats.retries += 1;
                 self.note(file, page, |meta| meta.retried());
-                self.read(file, page, core::slice::from_mut(bytes))?;
+                self.read(file, page, core::slice::from_mut(bytes), false)?;
                 self.read_sums(SumLayout::place(number).0)?;
                 good = self.sum(number)? == checksum(bytes);
             }
@@ -184,6 +187,16 @@ struct Period {
     frame: u32,
 }
 
+/// Runs that the card was told to read before they are asked for.
+#[derive(Default)]
+struct Ahead {
+    /// Period of the first of them.
+    first: u32,
+    runs: u32,
+    /// Pages of all of them.
+    pages: u32,
+}
+
 /// Serves the pages of a card from memory that holds only some of them.
 pub struct Vram<'m, C> {
     loader: Loader<'m, C>,
@@ -191,6 +204,7 @@ pub struct Vram<'m, C> {
     period: Period,
     /// The period whose streamed pages are in the ring.
     ring_holds: Option<u32>,
+    ahead: Ahead,
     pinned: &'m mut [Page],
     ring: &'m mut [Page],
     side: &'m mut [Page],
@@ -221,6 +235,7 @@ impl<'m, C: Card> Vram<'m, C> {
             pinning,
             period: period(&pinning, 0),
             ring_holds: None,
+            ahead: Ahead::default(),
             pinned: frames.pinned,
             ring: frames.ring,
             side: frames.side,
@@ -233,7 +248,7 @@ impl<'m, C: Card> Vram<'m, C> {
             if let Some(into) = vram.pinned.get_mut(frames)
                 && !into.is_empty()
             {
-                vram.loader.load(CardFile::Weights, at.pinned.start, into)?;
+                vram.loader.load(CardFile::Weights, at.pinned.start, into, false)?;
                 vram.loader.stats.loaded += at.pinned.len() as u64;
             }
         }
@@ -260,7 +275,7 @@ impl<'m, C: Card> Vram<'m, C> {
         let mut page = 0;
         while left > 0 {
             let Some(frame) = self.side.get_mut(..1) else { break };
-            self.loader.read(CardFile::Index, page, frame)?;
+            self.loader.read(CardFile::Index, page, frame, false)?;
             let bytes = left.min(PAGE_BYTES as u64);
             sum.update(frame.as_flattened().get(..bytes as usize).unwrap_or(&[]));
             left -= bytes;
@@ -297,16 +312,47 @@ impl<'m, C: Card> Vram<'m, C> {
         }
     }
 
-    /// Reads the streamed run of the current period into the ring.
+    /// Reads the streamed run of the current period into the ring, and lets the card read on.
     fn stream(&mut self) -> Result<(), Fault> {
         self.ring_holds = None;
-        let run = self.period.streamed.clone();
+        let (number, run) = (self.period.number, self.period.streamed.clone());
+        let begun = self.ahead.runs > 0 && self.ahead.first == number;
+        if begun {
+            self.ahead.runs -= 1;
+            self.ahead.pages -= run.len() as u32;
+        } else {
+            // Pages are asked for out of order. The card drops what it was told before when the next run is finished.
+            self.ahead = Ahead::default();
+        }
+        self.ahead.first = self.after(number, 1);
         if let Some(into) = self.ring.get_mut(..run.len()) {
-            self.loader.load(CardFile::Weights, run.start, into)?;
+            self.loader.load(CardFile::Weights, run.start, into, begun)?;
         }
         self.loader.stats.streamed += run.len() as u64;
-        self.ring_holds = Some(self.period.number);
+        self.ring_holds = Some(number);
+        self.read_on();
         Ok(())
+    }
+
+    /// Tells the card which runs come next, as many as it can read ahead: behind the tape's end its start follows.
+    fn read_on(&mut self) {
+        let most = self.loader.card.read_ahead();
+        while most > 0 && self.ahead.runs + 1 < self.pinning.periods() {
+            let run = self.pinning.streamed_run(self.after(self.ahead.first, self.ahead.runs));
+            let pages = run.len() as u32;
+            if self.ahead.pages + pages > most {
+                return;
+            }
+            self.loader.card.begin_read(CardFile::Weights, run.start, pages);
+            self.ahead.runs += 1;
+            self.ahead.pages += pages;
+        }
+    }
+
+    /// The period that comes `n` after `number`; `n` is at most the number of periods.
+    fn after(&self, number: u32, n: u32) -> u32 {
+        let (next, periods) = (number + n, self.pinning.periods());
+        if next < periods { next } else { next - periods }
     }
 
     /// One page out of order: of the embedding or of the tokenizer.
@@ -331,7 +377,7 @@ impl<'m, C: Card> Vram<'m, C> {
         };
         if *known != tag {
             *known = NOTHING;
-            self.loader.load(file, page, frame)?;
+            self.loader.load(file, page, frame, false)?;
             *known = tag;
             match file {
                 CardFile::Tokenizer => self.loader.stats.tokenizer += 1,

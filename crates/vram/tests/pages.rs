@@ -1,16 +1,23 @@
 //! Whatever is asked for, in whatever order and memory: the right bytes, read as seldom as can be.
 #![allow(missing_docs)]
 
+use std::collections::VecDeque;
+
 use pageformer_card::page::checksum;
 use pageformer_card::sums::SumLayout;
 use pageformer_card::{PAGE_BYTES, Page};
 use pageformer_vram::{Card, CardFile, Fault, Frames, Pinning, ReadError, Vram};
 use proptest::prelude::*;
 
-/// A card whose every page says which it is. Notes the pages that are read.
+/// A card whose every page says which it is. Notes the pages that are read, and reads ahead by the book.
 struct Numbered {
     layout: SumLayout,
     read: Vec<(CardFile, u32)>,
+    read_ahead: u32,
+    /// Runs that were begun: first page and number.
+    begun: VecDeque<(u32, u32)>,
+    /// Runs that were finished, and whether each had been begun.
+    finished: (u32, u32),
 }
 
 fn page_of(file: CardFile, number: u32) -> Page {
@@ -20,6 +27,10 @@ fn page_of(file: CardFile, number: u32) -> Page {
 }
 
 impl Numbered {
+    fn new(layout: SumLayout, read_ahead: u32) -> Self {
+        Self { layout, read: Vec::new(), read_ahead, begun: VecDeque::new(), finished: (0, 0) }
+    }
+
     fn content(&self, file: CardFile, number: u32) -> Option<Page> {
         let layout = self.layout;
         let pages = match file {
@@ -64,6 +75,28 @@ impl Card for Numbered {
             self.read.push((file, number));
         }
         Ok(())
+    }
+
+    fn read_ahead(&self) -> u32 {
+        self.read_ahead
+    }
+
+    fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
+        assert_eq!(file, CardFile::Weights);
+        let waiting: u32 = self.begun.iter().map(|run| run.1).sum();
+        if waiting + pages <= self.read_ahead {
+            self.begun.push_back((first, pages));
+        }
+    }
+
+    fn finish_read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
+        let mut early = false;
+        while !early && let Some(run) = self.begun.pop_front() {
+            early = run == (first, pages.len() as u32);
+        }
+        self.finished.0 += 1;
+        self.finished.1 += u32::from(early);
+        self.read(file, first, pages)
     }
 }
 
@@ -128,13 +161,14 @@ proptest! {
         frames in 1u32..320,
         side in 1usize..5,
         sums_stay in any::<bool>(),
+        read_ahead in 0u32..90,
         asks in asks(),
     ) {
         let layout = SumLayout { weights_pages: tape + beyond, tokenizer_pages: tokenizer };
-        let pinning = Pinning::new(tape, frames).unwrap();
+        let pinning = Pinning::with_read_ahead(tape, frames, read_ahead).unwrap();
         let sums = if sums_stay { layout.pages() as usize } else { 1 };
         let mut memory = Memory::new(&pinning, side, sums);
-        let card = Numbered { layout, read: Vec::new() };
+        let card = Numbered::new(layout, read_ahead);
         let mut vram = Vram::start(card, layout, pinning, memory.frames()).unwrap();
         for ask in asks {
             match ask {
@@ -161,12 +195,12 @@ proptest! {
 
     /// Passes over the tape: the first reads what is pinned and what is not, each further one only what is not.
     #[test]
-    fn a_pass_reads_each_page_that_is_not_pinned_once(tape in 1u32..400, frames in 1u32..420, most in 1u32..50) {
+    fn a_pass_reads_each_page_that_is_not_pinned_once(tape in 1u32..400, frames in 1u32..420, most in 1u32..50, read_ahead in 0u32..90) {
         let layout = SumLayout { weights_pages: tape, tokenizer_pages: 1 };
-        let pinning = Pinning::new(tape, frames).unwrap();
+        let pinning = Pinning::with_read_ahead(tape, frames, read_ahead).unwrap();
         prop_assert!(pinning.pinned + pinning.ring <= frames);
         let mut memory = Memory::new(&pinning, 1, layout.pages() as usize);
-        let mut vram = Vram::start(Numbered { layout, read: Vec::new() }, layout, pinning, memory.frames()).unwrap();
+        let mut vram = Vram::start(Numbered::new(layout, read_ahead), layout, pinning, memory.frames()).unwrap();
         let weights = |vram: &Vram<'_, Numbered>| {
             vram.card().read.iter().filter(|(file, _)| *file == CardFile::Weights).map(|(_, page)| *page).collect::<Vec<_>>()
         };
@@ -184,6 +218,13 @@ proptest! {
         }
         prop_assert_eq!(vram.stats().hits, 3 * u64::from(pinning.pinned));
         prop_assert_eq!(vram.stats().streamed, 3 * others.len() as u64);
+        // Every run but the first was begun before it was asked for.
+        let (finished, early) = vram.card().finished;
+        let expected = match read_ahead > 0 && pinning.periods() > 1 {
+            true => 3 * pinning.periods() - 1,
+            false => 0,
+        };
+        prop_assert_eq!((finished, early), (expected, expected));
     }
 }
 
@@ -193,8 +234,7 @@ fn what_is_not_there_is_an_error() {
     for frames in [1, 3, 10] {
         let pinning = Pinning::new(10, frames).unwrap();
         let mut memory = Memory::new(&pinning, 1, 1);
-        let mut vram =
-            Vram::start(Numbered { layout, read: Vec::new() }, layout, pinning, memory.frames()).unwrap();
+        let mut vram = Vram::start(Numbered::new(layout, 0), layout, pinning, memory.frames()).unwrap();
         let truncated = |file, page| Err(Fault { file, page, error: Some(ReadError::Truncated) });
         for page in [10, 11, 1000, u32::MAX] {
             assert_eq!(

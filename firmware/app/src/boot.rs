@@ -4,7 +4,7 @@ use core::fmt;
 
 use pageformer_engine::{Engine, Error, Needs, Plan, PlanError, Request, Session, kernels};
 use pageformer_mount::{FatCard, MountError, Mounted, mount};
-use pageformer_vram::Arena;
+use pageformer_vram::{Arena, Card};
 
 use crate::CardSlot;
 
@@ -85,7 +85,7 @@ fn start<'m, S: CardSlot>(
     bytes: usize,
 ) -> Result<Booted<'m, S>, BootError> {
     let Mounted { card, manifest, table } = mounted;
-    let plan = plan(&Needs::new(&manifest, &table), bytes)?;
+    let plan = plan(&Needs::new(&manifest, &table), bytes, card.read_ahead())?;
     let engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernels::best())?;
     Ok(Session::start(engine, &manifest, &mut arena)?)
 }
@@ -93,9 +93,9 @@ fn start<'m, S: CardSlot>(
 /// The plan for a board: all positions that the model has if they fit; otherwise three quarters of those that would
 /// fit, in whole eights, since without memory for pages and for a batch every token would take longer.
 #[inline(never)]
-fn plan(needs: &Needs, bytes: usize) -> Result<Plan, PlanError> {
+fn plan(needs: &Needs, bytes: usize, read_ahead: u32) -> Result<Plan, PlanError> {
     let page_metadata = needs.weights_pages as usize * size_of::<u32>() <= bytes / METADATA_SHARE;
-    let all = Request { page_metadata, ..Request::default() };
+    let all = Request { page_metadata, read_ahead, ..Request::default() };
     match Plan::new(needs, bytes, &all) {
         Err(PlanError::TooSmall { fitting_context, .. }) if fitting_context > 0 => {
             let fewer = fitting_context - fitting_context / 4;

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod ahead;
 mod damage;
 mod export;
 mod faults;

@@ -35,7 +35,10 @@ fn cards_and_requests() -> Vec<(MemoryCard, Request)> {
         for context in [None, Some(1), Some(33)] {
             for batch in [None, Some(1), Some(4), Some(32)] {
                 for (all_logits, page_metadata) in [(false, false), (true, false), (false, true)] {
-                    all.push((card.clone(), Request { context, batch, all_logits, page_metadata }));
+                    all.push((
+                        card.clone(),
+                        Request { context, batch, all_logits, page_metadata, read_ahead: 0 },
+                    ));
                 }
             }
         }

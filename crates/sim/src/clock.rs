@@ -1,0 +1,191 @@
+//! A virtual clock, and a card that runs by it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use pageformer_card::Page;
+use pageformer_vram::{Card, CardFile, ReadError};
+
+/// Time that only passes when somebody says so. Clones show the same time.
+#[derive(Clone, Debug, Default)]
+pub struct Clock {
+    nanoseconds: Arc<AtomicU64>,
+}
+
+impl Clock {
+    /// Time since the clock was made.
+    pub fn now(&self) -> Duration {
+        Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed))
+    }
+
+    /// Lets time pass.
+    pub fn pass(&self, time: Duration) {
+        self.nanoseconds.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Waits until it is `time`, unless it is later already.
+    pub fn wait_until(&self, time: Duration) {
+        self.nanoseconds.fetch_max(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
+/// What reads take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// For each command, however long the run is that it reads.
+    pub command: Duration,
+    /// For each page.
+    pub page: Duration,
+    /// Pages of the pieces that the files lie in; each piece of a run takes a command of its own. `None`: every file is one piece.
+    pub piece: Option<u32>,
+}
+
+impl Timing {
+    /// What a run of pages takes.
+    pub fn of(&self, first: u32, pages: u32) -> Duration {
+        let commands = match self.piece {
+            Some(piece) if piece > 0 && pages > 0 => (first + pages - 1) / piece - first / piece + 1,
+            _ => 1,
+        };
+        self.command * commands + self.page * pages
+    }
+}
+
+/// A run that the card reads by itself.
+#[derive(Debug)]
+struct Begun {
+    file: CardFile,
+    first: u32,
+    pages: u32,
+    /// When it is there.
+    done: Duration,
+}
+
+/// A card by a virtual clock: reading takes what [`Timing`] says, and nothing is slowed down. It can be one that reads ahead: then
+/// it reads one run after the other while the processor, by the same clock, does something else.
+#[derive(Debug)]
+pub struct Timed<C> {
+    card: C,
+    timing: Timing,
+    clock: Clock,
+    read_ahead: u32,
+    begun: VecDeque<Begun>,
+    /// When the card is done with all that it was told.
+    free: Duration,
+    busy: Duration,
+}
+
+impl<C> Timed<C> {
+    /// A card that reads while it is waited for.
+    pub fn new(card: C, timing: Timing, clock: Clock) -> Self {
+        let (begun, free, busy) = (VecDeque::new(), Duration::ZERO, Duration::ZERO);
+        Self { card, timing, clock, read_ahead: 0, begun, free, busy }
+    }
+
+    /// Lets it read up to `pages` pages before they are asked for.
+    pub fn with_read_ahead(self, pages: u32) -> Self {
+        Self { read_ahead: pages, ..self }
+    }
+
+    /// Time that was spent reading.
+    pub fn busy(&self) -> Duration {
+        self.busy
+    }
+
+    /// Reads behind everything else; returns when that is done.
+    fn queue(&mut self, first: u32, pages: u32) -> Duration {
+        let time = self.timing.of(first, pages);
+        self.free = self.free.max(self.clock.now()) + time;
+        self.busy += time;
+        self.free
+    }
+}
+
+impl<C: Card> Card for Timed<C> {
+    fn bytes(&self, file: CardFile) -> u64 {
+        self.card.bytes(file)
+    }
+
+    fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
+        let done = self.queue(first, pages.len() as u32);
+        self.clock.wait_until(done);
+        self.card.read(file, first, pages)
+    }
+
+    fn read_ahead(&self) -> u32 {
+        self.read_ahead
+    }
+
+    fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
+        let waiting: u32 = self.begun.iter().map(|begun| begun.pages).sum();
+        if waiting + pages <= self.read_ahead {
+            let done = self.queue(first, pages);
+            self.begun.push_back(Begun { file, first, pages, done });
+        }
+    }
+
+    fn finish_read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
+        while let Some(begun) = self.begun.pop_front() {
+            if (begun.file, begun.first, begun.pages as usize) == (file, first, pages.len()) {
+                self.clock.wait_until(begun.done);
+                return self.card.read(file, first, pages);
+            }
+        }
+        self.read(file, first, pages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryCard;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn card(read_ahead: u32, piece: Option<u32>) -> (Timed<MemoryCard>, Clock) {
+        let (clock, card) =
+            (Clock::default(), MemoryCard { weights: vec![0; 512 * 64], ..MemoryCard::default() });
+        let timing = Timing { command: 2 * MS, page: MS, piece };
+        (Timed::new(card, timing, clock.clone()).with_read_ahead(read_ahead), clock)
+    }
+
+    #[test]
+    fn what_is_begun_takes_no_time_while_something_else_does() {
+        let (mut card, clock) = card(8, None);
+        let pages = &mut [[0; 512]; 4][..];
+        card.begin_read(CardFile::Weights, 0, 4); // done at 6
+        card.begin_read(CardFile::Weights, 4, 4); // at 12
+        card.begin_read(CardFile::Weights, 8, 1); // no room: read when it is asked for
+        clock.pass(5 * MS);
+        card.finish_read(CardFile::Weights, 0, pages).unwrap();
+        assert_eq!(clock.now(), 6 * MS);
+        clock.pass(10 * MS);
+        card.finish_read(CardFile::Weights, 4, pages).unwrap();
+        assert_eq!(clock.now(), 16 * MS);
+        card.finish_read(CardFile::Weights, 8, &mut pages[..1]).unwrap();
+        assert_eq!((clock.now(), card.busy()), (19 * MS, 15 * MS));
+    }
+
+    #[test]
+    fn other_reads_come_behind_and_what_is_left_over_is_dropped() {
+        let (mut card, clock) = card(8, None);
+        let pages = &mut [[0; 512]; 4][..];
+        card.begin_read(CardFile::Weights, 0, 4); // done at 6
+        card.read(CardFile::Weights, 20, &mut pages[..1]).unwrap(); // at 9
+        assert_eq!(clock.now(), 9 * MS);
+        card.finish_read(CardFile::Weights, 4, pages).unwrap(); // not begun: read now
+        assert_eq!(clock.now(), 15 * MS);
+        card.finish_read(CardFile::Weights, 0, pages).unwrap(); // dropped: read again
+        assert_eq!(clock.now(), 21 * MS);
+    }
+
+    #[test]
+    fn each_piece_takes_a_command() {
+        let timing = card(0, Some(8)).0.timing;
+        assert_eq!(timing.of(0, 8), 10 * MS);
+        assert_eq!(timing.of(7, 2), 6 * MS);
+        assert_eq!(timing.of(7, 10), 16 * MS);
+    }
+}

@@ -1,0 +1,112 @@
+//! A card that is read by a thread of its own while the engine computes: the same text from the same pages, whatever goes wrong.
+
+use pageformer_engine::{Error, Request, kernels};
+use pageformer_sim::{Fault, Faulty, read_ahead};
+use pageformer_vram::{Card, CardFile, ReadError};
+
+use crate::support::*;
+
+const PROMPT: &str = "the bird";
+const TOKENS: u32 = 5;
+
+/// What `card` says when a thread reads it.
+fn with_thread<C: Card + Send>(card: C, pages: u32, ram: usize, request: &Request) -> Result<Said, Error> {
+    std::thread::scope(|scope| {
+        let (ahead, reader) = read_ahead(card, pages);
+        scope.spawn(|| reader.run());
+        let mut memory = memory(ram);
+        let request = Request { read_ahead: pages, ..*request };
+        let mut session = session(ahead, &mut memory, &request, kernels::best())?;
+        let said = say(&mut session, PROMPT, TOKENS)?;
+        let vram = session.engine().vram();
+        // Each pass took exactly what is not pinned.
+        let passes = session.engine().passes();
+        assert_eq!(vram.stats().streamed, passes * u64::from(vram.pinning().streamed()));
+        Ok(said)
+    })
+}
+
+#[test]
+fn the_same_text_from_the_same_pages() {
+    for (seed, shape) in (0..).zip(two_kinds()) {
+        let (model, tokenizer) = random(shape, seed);
+        let card = memory_card(&model, &tokenizer);
+        let request = Request { batch: Some(2), ..Request::default() };
+        let (least, most) =
+            (least_ram(&needs(card.clone()), &request), ample_ram(&needs(card.clone()), &request));
+        let right = run(card.clone(), most, &request, PROMPT, TOKENS).unwrap();
+        for ram in [least, least + (most - least) / 3, least + (most - least) * 2 / 3, most] {
+            for pages in [1, 7, 64] {
+                let said = with_thread(card.clone(), pages, ram, &request).unwrap();
+                assert_eq!(said, right, "{ram} bytes, {pages} pages ahead");
+            }
+        }
+    }
+}
+
+/// A bad page is read again whether the thread met it ahead of time or not; one that stays bad is never computed with.
+#[test]
+fn faults_are_what_they_are_without() {
+    let (model, tokenizer) = random(two_kinds()[0], 3);
+    let card = memory_card(&model, &tokenizer);
+    let request = Request::default();
+    let ram = least_ram(&needs(card.clone()), &request) + 30 * 512;
+    let right = run(card.clone(), ram, &request, PROMPT, TOKENS).unwrap();
+    let file = CardFile::Weights;
+    let spoilt = |fault| {
+        let mut card = Faulty::new(card.clone());
+        card.faults.push(fault);
+        with_thread(card, 24, ram, &request)
+    };
+    for page in (0..needs(card.clone()).tape_pages).step_by(3) {
+        for times in [1, 3] {
+            assert_eq!(spoilt(Fault::Fails { file, page, times }), Ok(right.clone()), "page {page}");
+            assert_eq!(spoilt(Fault::Flips { file, page, bit: page * 37 % 4096, times }), Ok(right.clone()));
+        }
+        for (fault, expected) in [
+            (Fault::Fails { file, page, times: 99 }, Some(ReadError::Device)),
+            (Fault::Flips { file, page, bit: 9, times: 99 }, None),
+        ] {
+            match spoilt(fault) {
+                Err(Error::Page(found, Some(_))) => {
+                    assert_eq!((found.file, found.page, found.error), (file, page, expected));
+                }
+                other => panic!("{fault:?}: {other:?}"),
+            }
+        }
+    }
+    for after in [20, 40, 60, 80] {
+        assert!(
+            matches!(spoilt(Fault::Pulled { after }), Err(Error::Page(found, _)) if found.error == Some(ReadError::NoCard)),
+            "after {after} reads"
+        );
+    }
+}
+
+/// After a fault the tape begins again from its start, whatever was begun before.
+#[test]
+fn a_reply_that_failed_can_be_asked_for_again() {
+    let (model, tokenizer) = random(two_kinds()[1], 4);
+    let card = memory_card(&model, &tokenizer);
+    let request = Request { read_ahead: 24, ..Request::default() };
+    let ram = least_ram(&needs(card.clone()), &request) + 30 * 512;
+    let right = run(card.clone(), ram, &request, PROMPT, TOKENS).unwrap();
+    std::thread::scope(|scope| {
+        let (ahead, reader) = read_ahead(card, 24);
+        scope.spawn(|| reader.run());
+        let mut memory = memory(ram);
+        let mut session = session(Faulty::new(ahead), &mut memory, &request, kernels::best()).unwrap();
+        let tape = session.engine().vram().pinning().tape;
+        for page in [3, tape / 2, tape / 2 + 1, tape - 1] {
+            let faults = |times| vec![Fault::Fails { file: CardFile::Weights, page, times }];
+            session.engine_mut().vram_mut().card_mut().faults = faults(1000);
+            let resident = session.engine().vram().resident(page);
+            assert_eq!(say(&mut session, PROMPT, TOKENS).is_err(), !resident, "page {page}");
+            session.reset();
+            session.engine_mut().vram_mut().card_mut().faults = faults(0);
+            let said = say(&mut session, PROMPT, TOKENS).unwrap();
+            assert_eq!(said.text, right.text, "after page {page} failed");
+            session.reset();
+        }
+    });
+}
