@@ -6,6 +6,7 @@ mod card;
 mod commands;
 mod measure;
 mod session;
+mod training;
 mod ui;
 
 use std::process::ExitCode;

@@ -18,7 +18,7 @@ use crate::ui::Progress;
 pub struct Row {
     /// What was measured.
     pub model: String,
-    /// Kept cells ÷ all cells, of the matrices that may be pruned.
+    /// Kept cells ÷ all cells of all matrices, as it was asked for.
     pub density: f64,
     /// Mean of −ln p over the held-out tokens.
     pub nll_per_token: f64,

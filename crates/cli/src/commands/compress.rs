@@ -1,7 +1,7 @@
 //! `pageformer compress`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -9,22 +9,25 @@ use pageformer_model::{Model, Tokenizer};
 use pageformer_train::curve::{Line, chart};
 use pageformer_train::data::Frame;
 use pageformer_train::prune::{Masks, Method, Scope};
-use pageformer_train::recipe::{DataKind, PruneRecipe};
+use pageformer_train::recipe::{DataKind, ModelRecipe, PruneRecipe, TrainRecipe};
 use pageformer_train::{Compute, Example, Layout, Recipe, Trainer};
 use serde_json::json;
 
-use super::train::{Sets, checkpoint, run, save};
 use crate::measure::{Row, in_f32, in_int8};
+use crate::training::{Sets, checkpoint, run, save};
 use crate::ui::{Table, parse_block};
 
 /// Prunes a model to a density, trains it on while it is pruned (with the engine's int8 arithmetic simulated, so
 /// that what is trained is what runs), and measures what each step costs on text that was not trained on.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
-    pageformer compress model/ -o small/ --density 0.5 --data stories.txt --finetune --steps 1500\n  \
+    pageformer compress model/ -o small/ --density 0.5 --finetune stories.txt --steps 1500\n  \
     pageformer compress model/ -o small/ --density 0.5 --data stories.txt --method wanda   # one-shot\n  \
-    pageformer compress model/ -o curve/ --sweep 0.75,0.5,0.35,0.25 --data stories.txt --finetune\n\n\
+    pageformer compress model/ -o curve/ --sweep 1,0.75,0.5,0.35,0.25 --finetune stories.txt --hold-out 300\n  \
+    pageformer compress model/ -o curve/ --sweep 1,0.75,0.5,0.35,0.25 --finetune stories.txt --hold-out 300 \\\n      \
+    --resume                                              # after Ctrl-C or a crash; what is done stays\n\n\
     Density is the share of the 4x4 cells of all matrices that is kept; the embedding counts, but is never pruned.\n\
+    At density 1 nothing is pruned: fine-tuned so, the dense model shows what the text alone is worth.\n\
     The int8 rows of the table are measured with the engine itself, on a card in memory.")]
 pub struct Compress {
     /// The model folder
@@ -47,25 +50,25 @@ pub struct Compress {
     /// Whether blocks compete with all others or within their matrix
     #[arg(long, value_enum)]
     scope: Option<ScopeArg>,
-    /// Text or chats to calibrate, to fine-tune and to measure on (the part held out)
-    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    /// Text or chats to calibrate and to measure on (the part held out)
+    #[arg(long, value_name = "FILE", num_args = 1..)]
     data: Vec<PathBuf>,
-    /// What stands between documents of text
-    #[arg(long, default_value = "<|endoftext|>")]
-    separator: String,
-    /// Documents or chats that are only measured on: a number, or a part below 1
-    #[arg(long, default_value_t = 300.0)]
-    hold_out: f64,
-    /// Prune gradually while training on; without it, one-shot
+    /// What stands between documents of text [default: the recipe's, <|endoftext|>]
     #[arg(long)]
-    finetune: bool,
+    separator: Option<String>,
+    /// Documents or chats that are only measured on: a number, or a part below 1 [default: the recipe's, 0.05]
+    #[arg(long)]
+    hold_out: Option<f64>,
+    /// Prune gradually while training on, on these files or those of --data; without it, one-shot
+    #[arg(long, value_name = "FILE", num_args = 0..)]
+    finetune: Option<Vec<PathBuf>>,
     /// Steps of the fine-tuning
     #[arg(long)]
     steps: Option<usize>,
-    /// A TOML file with the tables train, prune and distill of the fine-tuning
+    /// A TOML file with the tables train, prune and distill of the fine-tuning, and data if it is not given here
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
-    /// Continue a fine-tuning that was stopped
+    /// Continue a fine-tuning or a sweep that was stopped
     #[arg(long)]
     resume: bool,
     /// Print one JSON object instead of tables
@@ -140,9 +143,15 @@ impl Compress {
             Some(path) => Recipe::load(path)?,
             None => Recipe::parse("finetune.toml", FINETUNE)?,
         };
-        recipe.data.files = self.data.clone();
-        recipe.data.separator = self.separator.clone();
-        recipe.data.hold_out = self.hold_out;
+        let files: Vec<&PathBuf> = self.data.iter().chain(self.finetune.iter().flatten()).collect();
+        if !files.is_empty() {
+            recipe.data.files = files.into_iter().map(absolute).collect::<Result<_, _>>()?;
+        }
+        if let Some(separator) = &self.separator {
+            recipe.data.separator.clone_from(separator);
+        }
+        recipe.data.hold_out = self.hold_out.unwrap_or(recipe.data.hold_out);
+        recipe.model = ModelRecipe::of(&model.shape);
         recipe.data.kind = if model.chat.is_some() { DataKind::Chat } else { DataKind::Text };
         if let Some(chat) = &model.chat {
             (recipe.data.user, recipe.data.stop) = (chat.user.clone(), chat.stop.clone());
@@ -189,16 +198,33 @@ impl Compress {
             density,
             &job.held_out,
         )?];
-        if !self.finetune {
+        if self.finetune.is_none() {
             one_shot.save(&job.tokenizer, output)?;
             return Ok(Some(rows));
         }
+        let done = Recipe { prune: Some(PruneRecipe { density, ..job.prune.clone() }), ..job.recipe.clone() };
+        let state = checkpoint(output);
+        let tuned = match self.resume && !state.exists() && is_made_by(&done, output) {
+            true => {
+                eprintln!("{}: trained before", output.display());
+                Some(Model::load(output)?.0)
+            }
+            false => self.fine_tune(job, &done, output)?,
+        };
+        let Some(tuned) = tuned else { return Ok(None) };
+        rows.push(in_int8("fine-tuned", &tuned, &job.tokenizer, density, &job.held_out)?);
+        Ok(Some(rows))
+    }
+
+    /// Trains the model on as `recipe` says and writes it; nothing if the user stopped.
+    fn fine_tune(&self, job: &Job, recipe: &Recipe, output: &Path) -> Result<Option<Model>> {
         let layout = Layout::new(job.model.shape)?;
         let weights = layout.weights_of(&job.model)?;
-        let recipe = &job.recipe;
         let (train, held_out) = (job.train.clone(), job.held_out.clone());
-        let mut trainer = Trainer::new(layout, weights, train, held_out, recipe.train.clone())?
-            .with_pruning(PruneRecipe { density, ..job.prune.clone() });
+        let mut trainer = Trainer::new(layout, weights, train, held_out, recipe.train.clone())?;
+        if let Some(prune) = &recipe.prune {
+            trainer = trainer.with_pruning(prune.clone());
+        }
         if let Some(distill) = &recipe.distill {
             trainer = trainer.with_teacher(&job.model, distill.into())?;
         }
@@ -212,13 +238,27 @@ impl Compress {
         let mut model = trainer.model()?;
         (model.bos, model.eos) = (job.model.bos, job.model.eos.clone());
         model.chat.clone_from(&job.model.chat);
-        let mut done = recipe.clone();
-        done.prune = Some(PruneRecipe { density, ..job.prune.clone() });
-        save(&model, &job.tokenizer, &done, &trainer, output)?;
+        eprintln!("{}", save(&model, &job.tokenizer, recipe, &trainer, output)?);
         let _ = fs::remove_file(&state);
-        rows.push(in_int8("fine-tuned", &model, &job.tokenizer, density, &job.held_out)?);
-        Ok(Some(rows))
+        Ok(Some(model))
     }
+}
+
+/// Whether the model in a folder was made by a recipe like this.
+fn is_made_by(recipe: &Recipe, folder: &Path) -> bool {
+    let what_counts = |r: &Recipe| {
+        let train = TrainRecipe { threads: 1, validate_every: 0, checkpoint_every: 0, ..r.train.clone() };
+        (
+            train,
+            r.prune.clone(),
+            r.distill.clone(),
+            r.data.files.clone(),
+            r.data.hold_out,
+            r.data.separator.clone(),
+        )
+    };
+    let made = Recipe::load(&folder.join("recipe.toml"));
+    made.is_ok_and(|made| what_counts(&made) == what_counts(recipe))
 }
 
 impl Job {
@@ -278,9 +318,12 @@ fn write_curve(rows: &[Row], output: &Path) -> Result<()> {
     let points = |wanted: &str| {
         let mut points: Vec<(f64, f64)> = rows
             .iter()
-            .filter(|r| r.model.starts_with(wanted) || r.model == "dense int8")
+            .filter(|r| r.model.starts_with(wanted))
             .map(|r| (r.density, r.nll_per_token))
             .collect();
+        if points.iter().all(|p| p.0 < 1.0) {
+            points.extend(rows.iter().filter(|r| r.model == "dense int8").map(|r| (1.0, r.nll_per_token)));
+        }
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points
     };

@@ -80,7 +80,10 @@ impl Export {
             bytes(tape * PAGE_BYTES as u64),
             card.manifest.density
         );
-        println!("next: pageformer run {} --prompt 'Once upon a time'", self.output.display());
+        match model.chat {
+            Some(_) => println!("next: pageformer chat {}", self.output.display()),
+            None => println!("next: pageformer run {} --prompt 'Once upon a time'", self.output.display()),
+        }
         Ok(())
     }
 }

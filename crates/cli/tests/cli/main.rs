@@ -5,6 +5,7 @@
 #![allow(missing_docs)]
 
 mod support;
+mod train;
 
 mod chat;
 mod damage;

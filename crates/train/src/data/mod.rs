@@ -38,6 +38,45 @@ impl HoldOut {
     }
 }
 
+impl HoldOut {
+    /// The same for texts. Where a part of the documents is less than one (a single long text, say), the end of the last one is held out
+    /// instead: that part of all text, in pieces of about `piece` bytes.
+    pub fn split_texts(self, mut documents: Vec<String>, piece: usize) -> (Vec<String>, Vec<String>) {
+        let all = documents.iter().map(String::len).sum::<usize>() as f64;
+        match (self, &mut documents[..]) {
+            (HoldOut::Fraction(part), [others @ .., last]) if ((others.len() + 1) as f64) < 1.0 / part => {
+                let held = ((all * part) as usize).min(last.len() / 2);
+                let tail = cut_tail(last, held);
+                (documents, pieces(&tail, piece))
+            }
+            _ => self.split(documents),
+        }
+    }
+}
+
+/// Cuts about the last `held` bytes off a text, at the begin of a line if there is one.
+fn cut_tail(text: &mut String, held: usize) -> String {
+    let mut at = text.len() - held;
+    while !text.is_char_boundary(at) {
+        at += 1;
+    }
+    at += text[at..].trim_end().find('\n').map_or(0, |end| end + 1);
+    text.split_off(at)
+}
+
+/// A text in pieces of at least `size` bytes, cut at white space.
+fn pieces(text: &str, size: usize) -> Vec<String> {
+    let mut rest = text.trim();
+    let mut pieces = vec![];
+    while !rest.is_empty() {
+        let space = rest.char_indices().find(|(at, c)| *at >= size && c.is_whitespace());
+        let (piece, after) = rest.split_at(space.map_or(rest.len(), |(at, _)| at));
+        pieces.push(piece.to_owned());
+        rest = after.trim_start();
+    }
+    pieces
+}
+
 /// How documents become sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packing {
@@ -232,5 +271,32 @@ mod tests {
         assert_eq!((train.len(), held), (8, vec![4, 9]));
         assert!(HoldOut::Last(20).split(vec![1, 2]).0.is_empty());
         assert!(HoldOut::Fraction(0.0).split(vec![1, 2]).1.is_empty());
+    }
+
+    #[test]
+    fn of_a_single_text_the_end_is_held_out() {
+        let lines: Vec<String> = (0..100).map(|n| format!("line é {n:03}")).collect();
+        let text = lines.join("\n");
+        for part in [0.05, 0.1, 0.5, 0.9] {
+            let (train, held) = HoldOut::Fraction(part).split_texts(vec![text.clone()], 30);
+            // Nothing is lost, nothing is in both, and lines stay whole at the cut.
+            let words = |texts: &[String]| texts.join(" ").split_whitespace().map(str::to_owned).collect();
+            let (train, held_words): (Vec<String>, Vec<String>) = (words(&train), words(&held));
+            assert_eq!(train.len() % 3, 0);
+            assert_eq!([&train[..], &held_words].concat(), words(std::slice::from_ref(&text)));
+            let share = held_words.len() as f64 / 300.0;
+            assert!((share - part.min(0.5)).abs() < 0.02, "{part}: {share}");
+            assert!(held[..held.len() - 1].iter().all(|p| (30..45).contains(&p.len())), "{held:?}");
+        }
+        // Enough documents are held out whole; a number of them, or nothing, is taken at its word.
+        let documents = || vec!["one two".to_owned(); 40];
+        assert_eq!(HoldOut::Fraction(0.05).split_texts(documents(), 3).1, ["one two"; 2]);
+        assert_eq!(HoldOut::Last(1).split_texts(vec![text.clone()], 3), (vec![], vec![text.clone()]));
+        assert_eq!(HoldOut::Fraction(0.0).split_texts(vec![text.clone()], 3), (vec![text], vec![]));
+        assert!(HoldOut::Fraction(0.5).split_texts(vec![], 3).0.is_empty());
+        for short in ["", "a", "é", "\n\n", "ééé"] {
+            let (train, held) = HoldOut::Fraction(0.4).split_texts(vec![short.into()], 0);
+            assert_eq!(train.concat().trim().len() + held.concat().len(), short.trim().len(), "{short:?}");
+        }
     }
 }
