@@ -38,6 +38,9 @@ pub struct Generate {
     pub seed: u64,
     #[command(flatten)]
     pub tuning: Tuning,
+    /// Keep metadata of the pages if it is a small part of the RAM, as a board does.
+    #[arg(skip)]
+    pub page_metadata: bool,
 }
 
 /// Options that change how fast the text comes, never which.
@@ -88,7 +91,12 @@ impl Generate {
 
     /// What is asked of the memory plan.
     pub fn request(&self) -> Request {
-        Request { context: self.context, batch: self.tuning.batch, ..Request::default() }
+        Request {
+            context: self.context,
+            batch: self.tuning.batch,
+            page_metadata: self.page_metadata,
+            ..Request::default()
+        }
     }
 }
 
@@ -108,7 +116,9 @@ pub fn start<'m>(
     let mut arena = Arena::new(memory);
     let name = card.name();
     let Opened { card, manifest, table } = card.open(&mut arena)?;
-    let plan = Plan::new(&Needs::new(&manifest, &table), ram, request).map_err(advise)?;
+    let needs = Needs::new(&manifest, &table);
+    let page_metadata = request.page_metadata && needs.affords_metadata(ram);
+    let plan = Plan::new(&needs, ram, &Request { page_metadata, ..*request }).map_err(advise)?;
     let in_card = || name.clone();
     let engine =
         Engine::start(card, &manifest, table, &plan, &mut arena, tuning.kernel()?).with_context(in_card)?;

@@ -16,8 +16,8 @@ pub(crate) enum Command<'a> {
     Bench,
     Card,
     Pages,
-    /// There is none of this name.
-    Unknown(&'a str),
+    /// The host's, if it has one of this name; with its argument.
+    Other(&'a str, &'a str),
     /// The argument cannot be; what it should be.
     Argument(&'a str, &'static str),
 }
@@ -63,7 +63,7 @@ impl<'a> Command<'a> {
             "bench" => Self::Bench,
             "card" => Self::Card,
             "pages" => Self::Pages,
-            _ => Self::Unknown(name),
+            _ => Self::Other(name, argument),
         }
     }
 }
@@ -79,6 +79,6 @@ mod tests {
         for line in ["temperature", "temperature -1", "temperature nan", "seed x", "max 0", "max -3"] {
             assert!(matches!(Command::parse(line), Command::Argument(..)), "{line}");
         }
-        assert_eq!(Command::parse("nothing such"), Command::Unknown("nothing"));
+        assert_eq!(Command::parse("nothing such"), Command::Other("nothing", "such"));
     }
 }

@@ -1,37 +1,18 @@
-//! The prompt, the answers and what the commands do.
+//! The prompt, and what is typed there.
 
 use core::fmt::{self, Write as _};
 
 use embedded_io::{Read, ReadReady, Write};
-use pageformer_engine::{Error, Sampler, Session};
-use pageformer_vram::{Card, Fault, ReadError};
+use pageformer_engine::Session;
+use pageformer_vram::Card;
 
-use crate::command::{Command, HELP};
-use crate::editor::{Key, LINE_BYTES, LineEditor};
+use crate::command::Command;
+use crate::editor::{EDITOR_BYTES, Key, LineEditor};
 use crate::host::Host;
 use crate::pages::{self, PageKey};
-use crate::report::{self, Costs, Grouped, Ratio};
+use crate::report::{self, Grouped};
+use crate::talk::{Settings, Talk};
 use crate::terminal::{Closed, Terminal};
-
-/// Bytes of a chat template's text around the message.
-const TEMPLATE_BYTES: usize = 96;
-/// Tokens that `/bench` times.
-const BENCH_TOKENS: u32 = 16;
-
-/// What the user may change. It outlives a change of cards.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Settings {
-    /// Tokens of an answer at most.
-    pub max_tokens: u32,
-    /// Chooses tokens.
-    pub sampler: Sampler,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { max_tokens: 80, sampler: Sampler::GREEDY }
-    }
-}
 
 /// Why the console came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,37 +34,51 @@ impl From<Closed> for End {
 
 /// What was typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Input {
+enum Typed {
     /// A line, in the editor.
     Line,
     Interrupt,
+    /// Ctrl-D.
+    EndOfInput,
     /// `wake` said so.
     Woken,
 }
 
-/// A person at a port.
-pub struct Console<P, H> {
-    terminal: Terminal<P>,
-    host: H,
-    settings: Settings,
-    editor: LineEditor,
-    last: Option<Costs>,
+/// A person at a port, with an editor of `N` bytes.
+pub struct Console<P, H, const N: usize = EDITOR_BYTES> {
+    editor: LineEditor<N>,
+    talk: Talk<P, H>,
 }
 
 impl<P: Read + ReadReady + Write, H: Host> Console<P, H> {
     /// A console over a port.
     pub fn new(port: P, host: H, settings: Settings) -> Self {
-        Self { terminal: Terminal::new(port), host, settings, editor: LineEditor::default(), last: None }
+        Self::with_editor(LineEditor::default(), port, host, settings)
+    }
+}
+
+impl<P: Read + ReadReady + Write, H: Host, const N: usize> Console<P, H, N> {
+    /// A console over a port, with an editor for lines of other lengths.
+    pub fn with_editor(editor: LineEditor<N>, port: P, host: H, settings: Settings) -> Self {
+        Self { editor, talk: Talk { terminal: Terminal::new(port), host, settings, last: None } }
     }
 
     /// The terminal, to say something.
     pub fn terminal(&mut self) -> &mut Terminal<P> {
-        &mut self.terminal
+        &mut self.talk.terminal
     }
 
     /// The host.
     pub fn host(&mut self) -> &mut H {
-        &mut self.host
+        &mut self.talk.host
+    }
+
+    /// Says why there is no session.
+    ///
+    /// # Errors
+    /// If the port is closed.
+    pub fn error(&mut self, error: fmt::Arguments<'_>) -> Result<(), Closed> {
+        Ok(self.talk.host.error(error, &mut self.talk.terminal)?)
     }
 
     /// Says what the model is and where the RAM goes, in a few lines.
@@ -93,7 +88,7 @@ impl<P: Read + ReadReady + Write, H: Host> Console<P, H> {
     #[inline(never)]
     pub fn banner<C: Card>(&mut self, session: &Session<'_, C>) -> Result<(), Closed> {
         let (manifest, plan, shape) = (session.manifest(), session.engine().plan(), session.engine().shape());
-        let out = &mut self.terminal;
+        let out = &mut self.talk.terminal;
         writeln!(
             out,
             "\n{}: {} parameters, {} layers of width {}, {}",
@@ -123,8 +118,8 @@ impl<P: Read + ReadReady + Write, H: Host> Console<P, H> {
 
     /// Talks until the card is to be read again, or is gone, or the port is closed.
     pub fn run<C: Card>(&mut self, session: &mut Session<'_, C>) -> End {
-        session.sampler = self.settings.sampler;
-        self.last = None;
+        session.sampler = self.talk.settings.sampler;
+        self.talk.last = None;
         loop {
             match self.turn(session) {
                 Ok(None) => {}
@@ -139,133 +134,102 @@ impl<P: Read + ReadReady + Write, H: Host> Console<P, H> {
     pub fn wait(&mut self, wake: &mut dyn FnMut() -> bool) -> End {
         loop {
             match self.turn_without(wake) {
-                Ok(false) => {}
-                Ok(true) => return End::Reload,
+                Ok(None) => {}
+                Ok(Some(end)) => return end,
                 Err(Closed) => return End::Closed,
             }
         }
     }
 
-    fn turn_without(&mut self, wake: &mut dyn FnMut() -> bool) -> Result<bool, Closed> {
-        match self.input("> ", wake)? {
-            Input::Woken => {
-                writeln!(self.terminal, "a card was put in")?;
-                return Ok(true);
+    fn turn_without(&mut self, wake: &mut dyn FnMut() -> bool) -> Result<Option<End>, Closed> {
+        let input = self.input("> ", wake)?;
+        let out = &mut self.talk.terminal;
+        match input {
+            Typed::Woken => {
+                writeln!(out, "a card was put in")?;
+                return Ok(Some(End::Reload));
             }
-            Input::Interrupt => return Ok(false),
-            Input::Line => {}
+            Typed::Interrupt => return Ok(None),
+            Typed::EndOfInput => return self.talk.quit(),
+            Typed::Line => {}
         }
         match self.editor.line() {
             "" => {}
-            "/card" => return Ok(true),
-            "/memory" => self.host.memory(&mut self.terminal)?,
-            _ => writeln!(self.terminal, "there is no model yet; put a card in, or type /card to try again")?,
+            "/card" => return Ok(Some(End::Reload)),
+            "/memory" => self.talk.host.memory(out)?,
+            "/quit" => return self.talk.quit(),
+            _ => writeln!(out, "there is no model yet; put a card in, or type /card to try again")?,
         }
-        Ok(false)
+        Ok(None)
     }
 
     fn turn<C: Card>(&mut self, session: &mut Session<'_, C>) -> Result<Option<End>, Closed> {
-        if self.input("> ", &mut || false)? != Input::Line {
-            return Ok(None);
+        match self.input("> ", &mut || false)? {
+            Typed::Line => {}
+            Typed::EndOfInput => return self.talk.quit(),
+            Typed::Interrupt | Typed::Woken => return Ok(None),
         }
-        // A copy, because commands write to the terminal, which is lent along with the editor.
-        let editor = self.editor.clone();
-        match editor.line() {
+        match self.editor.line() {
             "" => Ok(None),
-            line => match line.strip_prefix('/') {
-                Some(command) => self.command(Command::parse(command), session),
-                None => self.answer(line, session),
+            line => match line.strip_prefix('/').map(Command::parse) {
+                None => self.talk.answer(&mut self.editor, session),
+                Some(Command::Pages) => self.pages(session).map(|()| None),
+                Some(command) => self.talk.command(command, session),
             },
         }
     }
 
     /// Waits for a line.
-    fn input(&mut self, prompt: &str, wake: &mut dyn FnMut() -> bool) -> Result<Input, Closed> {
-        write!(self.terminal, "\n{prompt}")?;
-        self.terminal.flush()?;
+    fn input(&mut self, prompt: &str, wake: &mut dyn FnMut() -> bool) -> Result<Typed, Closed> {
+        let Talk { terminal, host, .. } = &mut self.talk;
+        let person = host.person();
+        if person {
+            write!(terminal, "\n{prompt}")?;
+            terminal.flush()?;
+        }
         loop {
-            let Some(byte) = self.terminal.poll()? else {
+            let Some(byte) = terminal.poll()? else {
                 if wake() {
-                    writeln!(self.terminal)?;
-                    return Ok(Input::Woken);
+                    writeln!(terminal)?;
+                    return Ok(Typed::Woken);
                 }
-                self.host.idle();
+                host.idle();
                 continue;
             };
             let mut written = Ok(());
-            let terminal = &mut self.terminal;
-            let key = self.editor.key(byte, &mut |echo| written = written.and(terminal.write(echo)));
+            let key = self.editor.key(byte, &mut |echo| {
+                if person {
+                    written = written.and(terminal.write(echo));
+                }
+            });
             written?;
-            self.terminal.flush()?;
+            terminal.flush()?;
             match key {
                 Key::None => {}
-                Key::Line => return Ok(Input::Line),
-                Key::Interrupt => return Ok(Input::Interrupt),
+                Key::Line => return Ok(Typed::Line),
+                Key::Interrupt => return Ok(Typed::Interrupt),
+                Key::EndOfInput => return Ok(Typed::EndOfInput),
                 Key::TooLong => {
-                    write!(
-                        self.terminal,
-                        "(that line has more than {LINE_BYTES} bytes; please shorten it)\n\n{prompt}"
-                    )?;
-                    self.terminal.flush()?;
+                    let most = LineEditor::<N>::MOST;
+                    host.error(format_args!("a line has {most} bytes at most; please shorten it"), terminal)?;
+                    if person {
+                        write!(terminal, "\n{prompt}")?;
+                        terminal.flush()?;
+                    }
                 }
             }
         }
-    }
-
-    #[inline(never)]
-    fn command<C: Card>(
-        &mut self,
-        command: Command<'_>,
-        session: &mut Session<'_, C>,
-    ) -> Result<Option<End>, Closed> {
-        let out = &mut self.terminal;
-        match command {
-            Command::Help => out.write_str(HELP)?,
-            Command::Stats => match &self.last {
-                Some(costs) => report::details(costs, out)?,
-                None => writeln!(out, "nothing has been answered yet")?,
-            },
-            Command::Model => report::model(session.manifest(), out)?,
-            Command::Memory => {
-                report::memory(session.engine().plan(), out)?;
-                self.host.memory(out)?;
-            }
-            Command::Temperature(t) => {
-                self.settings.sampler.temperature = t;
-                session.sampler.temperature = t;
-                writeln!(out, "the temperature is {}", Ratio((t * 1000.0) as u64, 1000))?;
-            }
-            Command::Seed(seed) => {
-                self.settings.sampler.seed(seed);
-                session.sampler.seed(seed);
-                writeln!(out, "the seed is {seed}")?;
-            }
-            Command::Max(max) => {
-                self.settings.max_tokens = max;
-                writeln!(out, "an answer has {max} tokens at most")?;
-            }
-            Command::Reset => {
-                session.reset();
-                writeln!(out, "the conversation is forgotten")?;
-            }
-            Command::Bench => return self.bench(session),
-            Command::Card => return Ok(Some(End::Reload)),
-            Command::Pages => self.pages(session)?,
-            Command::Unknown(name) => writeln!(out, "there is no /{name}; /help shows the commands")?,
-            Command::Argument(found, must) => writeln!(out, "`{found}` is not {must}")?,
-        }
-        Ok(None)
     }
 
     /// The page debugger.
     #[inline(never)]
     fn pages<C: Card>(&mut self, session: &mut Session<'_, C>) -> Result<(), Closed> {
-        writeln!(self.terminal, "the page debugger; H shows its keys")?;
+        writeln!(self.talk.terminal, "the page debugger; H shows its keys")?;
         loop {
-            if self.input("pages> ", &mut || false)? == Input::Interrupt {
+            if self.input("pages> ", &mut || false)? != Typed::Line {
                 return Ok(());
             }
-            let out = &mut self.terminal;
+            let out = &mut self.talk.terminal;
             match PageKey::parse(self.editor.line()) {
                 PageKey::Status => pages::status(session.engine(), out)?,
                 PageKey::Page(number) => pages::page(session.engine(), number, out)?,
@@ -279,134 +243,10 @@ impl<P: Read + ReadReady + Write, H: Host> Console<P, H> {
             }
         }
     }
-
-    /// Answers a message, or continues a text if the model was not trained to chat.
-    #[inline(never)]
-    fn answer<C: Card>(&mut self, line: &str, session: &mut Session<'_, C>) -> Result<Option<End>, Closed> {
-        let mut buffer = [0; LINE_BYTES + TEMPLATE_BYTES];
-        let chat = session.manifest().chat;
-        let (prompt, until) = match &chat {
-            Some(chat) => (fill(chat.user.as_str(), line, &mut buffer), chat.stop.as_str()),
-            None => {
-                session.reset();
-                (line, "")
-            }
-        };
-        loop {
-            let (before, passes) = (*session.engine().vram().stats(), session.engine().passes());
-            let (started, mut first) = (self.host.ticks(), None);
-            let (terminal, host) = (&mut self.terminal, &mut self.host);
-            let mut open = Ok(());
-            let result = session.reply(prompt, until, self.settings.max_tokens, &mut |text| {
-                if first.is_none() && !text.is_empty() {
-                    first = host.ticks();
-                }
-                let stop = terminal
-                    .write(text)
-                    .and_then(|()| terminal.flush())
-                    .and_then(|()| terminal.interrupted());
-                open = stop.map(|_| ());
-                stop == Ok(false)
-            });
-            open?;
-            let end = self.host.ticks();
-            let reply = match result {
-                Ok(reply) => reply,
-                // The conversation fills the context: forget it and answer once more.
-                Err(Error::ContextFull { .. }) if chat.is_some() && !session.is_fresh() => {
-                    session.reset();
-                    writeln!(self.terminal, "(the conversation was too long and is forgotten)")?;
-                    continue;
-                }
-                Err(error) => return self.failed(error),
-            };
-            let costs = Costs {
-                reply,
-                passes: session.engine().passes() - passes,
-                stats: Costs::difference(session.engine().vram().stats(), &before),
-                pinning: *session.engine().vram().pinning(),
-                ticks: elapsed(started, first.or(end), end, self.host.ticks_per_second()),
-            };
-            writeln!(self.terminal, "\n({costs})")?;
-            self.last = Some(costs);
-            return Ok(None);
-        }
-    }
-
-    /// Times passes of one token each.
-    #[inline(never)]
-    fn bench<C: Card>(&mut self, session: &mut Session<'_, C>) -> Result<Option<End>, Closed> {
-        session.reset();
-        let tokens = BENCH_TOKENS.min(session.engine().plan().context);
-        let token = session.manifest().bos.unwrap_or(0);
-        let before = *session.engine().vram().stats();
-        let started = self.host.ticks();
-        for _ in 0..tokens {
-            if let Err(error) = session.engine_mut().step(&[token]).map(|_| ()) {
-                session.reset();
-                return self.failed(error);
-            }
-        }
-        let end = self.host.ticks();
-        session.reset();
-        let stats = Costs::difference(session.engine().vram().stats(), &before);
-        let n = u64::from(tokens.max(1));
-        let out = &mut self.terminal;
-        writeln!(
-            out,
-            "{tokens} tokens, {} pages in {} reads per token",
-            Ratio(stats.streamed + stats.embedding + stats.sums, n),
-            Ratio(stats.commands, n)
-        )?;
-        if let Some((_, ticks, per_second)) = elapsed(started, started, end, self.host.ticks_per_second()) {
-            writeln!(
-                out,
-                "{} tokens/s; {} ticks of {} Hz per token",
-                Ratio(n.saturating_mul(u64::from(per_second)), ticks),
-                Grouped(ticks / n),
-                Grouped(u64::from(per_second))
-            )?;
-        }
-        Ok(None)
-    }
-
-    /// Says why there is no answer. The card may be the reason.
-    fn failed(&mut self, error: Error) -> Result<Option<End>, Closed> {
-        writeln!(self.terminal, "\nerror: {error}")?;
-        match error {
-            Error::Page(Fault { error: Some(ReadError::NoCard), .. }, _) => Ok(Some(End::CardGone)),
-            _ => Ok(None),
-        }
-    }
 }
 
-impl<P: fmt::Debug, H> fmt::Debug for Console<P, H> {
+impl<P, H, const N: usize> fmt::Debug for Console<P, H, N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Console").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Console").field("settings", &self.talk.settings).finish_non_exhaustive()
     }
-}
-
-/// Ticks until the first token, from there to the end, and of a second.
-fn elapsed(
-    start: Option<u64>,
-    first: Option<u64>,
-    end: Option<u64>,
-    per_second: u32,
-) -> Option<(u64, u64, u32)> {
-    let (start, first, end) = (start?, first?, end?);
-    Some((first.saturating_sub(start), end.saturating_sub(first), per_second))
-}
-
-/// Puts a message into a chat template, in the place of `{}`.
-fn fill<'a>(template: &str, message: &str, buffer: &'a mut [u8]) -> &'a str {
-    let (before, after) = template.split_once("{}").unwrap_or(("", ""));
-    let mut len = 0;
-    for part in [before, message, after] {
-        // A template has 96 bytes at most and a message LINE_BYTES: it fits.
-        if let Some(room) = buffer.get_mut(len..len + part.len()) {
-            room.copy_from_slice(part.as_bytes());
-            len += part.len();
-        }
-    }
-    buffer.get(..len).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or("")
 }

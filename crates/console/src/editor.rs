@@ -2,8 +2,12 @@
 
 use crate::terminal::INTERRUPT;
 
-/// Bytes of the longest line.
-pub const LINE_BYTES: usize = 240;
+/// Bytes of a chat template's text around the message.
+const TEMPLATE_BYTES: usize = 96;
+/// Bytes of a board's editor: lines of 240 bytes, and a chat template around them.
+pub const EDITOR_BYTES: usize = 240 + TEMPLATE_BYTES;
+/// Ctrl-D.
+const END_OF_INPUT: u8 = 0x04;
 
 /// What a byte did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,16 +16,19 @@ pub enum Key {
     None,
     /// The line is complete: [`LineEditor::line`] has it until the next byte.
     Line,
-    /// The line is complete, but it was longer than [`LINE_BYTES`] and is lost.
+    /// The line is complete, but it was longer than [`LineEditor::MOST`] and is lost.
     TooLong,
     /// Ctrl-C: the line is forgotten.
     Interrupt,
+    /// Ctrl-D at the beginning of a line.
+    EndOfInput,
 }
 
-/// Edits a line: a state machine over the bytes of a terminal. What is typed is UTF-8.
+/// Edits a line: a state machine over the bytes of a terminal. What is typed is UTF-8. Its `N` bytes also have room for
+/// the chat template around a line.
 #[derive(Clone, Debug)]
-pub struct LineEditor {
-    bytes: [u8; LINE_BYTES],
+pub struct LineEditor<const N: usize = EDITOR_BYTES> {
+    bytes: [u8; N],
     len: usize,
     state: State,
     /// The last byte was a CR: an LF behind it is the same Enter.
@@ -46,20 +53,46 @@ enum Escape {
     Within,
 }
 
-impl Default for LineEditor {
+impl<const N: usize> Default for LineEditor<N> {
     fn default() -> Self {
-        Self { bytes: [0; LINE_BYTES], len: 0, state: State::Typing, after_cr: false, escape: Escape::No }
+        Self { bytes: [0; N], len: 0, state: State::Typing, after_cr: false, escape: Escape::No }
     }
 }
 
-impl LineEditor {
+impl<const N: usize> LineEditor<N> {
+    /// Bytes of the longest line.
+    pub const MOST: usize = N.saturating_sub(TEMPLATE_BYTES);
+
     /// The line so far, without blanks around it. Bytes that are not UTF-8 end it.
     pub fn line(&self) -> &str {
+        self.text().trim()
+    }
+
+    fn text(&self) -> &str {
         let bytes = self.bytes.get(..self.len).unwrap_or(&[]);
         match core::str::from_utf8(bytes) {
-            Ok(line) => line.trim(),
-            Err(e) => core::str::from_utf8(bytes.get(..e.valid_up_to()).unwrap_or(&[])).unwrap_or("").trim(),
+            Ok(line) => line,
+            Err(e) => core::str::from_utf8(bytes.get(..e.valid_up_to()).unwrap_or(&[])).unwrap_or(""),
         }
+    }
+
+    /// The line within a chat template, in the place of `{}`. The line is gone afterwards.
+    pub fn within(&mut self, template: &str) -> &str {
+        let (before, after) = template.split_once("{}").unwrap_or(("", ""));
+        let start = self.text().len() - self.text().trim_start().len();
+        let line = start..start + self.line().len();
+        let end = before.len() + line.len();
+        // It fits: a line has `MOST` bytes, a template what is left.
+        if end + after.len() <= N && line.end <= N {
+            self.bytes.copy_within(line, before.len());
+            for (at, text) in [(0, before), (end, after)] {
+                if let Some(room) = self.bytes.get_mut(at..at + text.len()) {
+                    room.copy_from_slice(text.as_bytes());
+                }
+            }
+            self.len = end + after.len();
+        }
+        self.text()
     }
 
     /// Takes a byte; `echo` receives what the terminal should show.
@@ -87,6 +120,7 @@ impl LineEditor {
                 (self.len, self.state) = (0, State::Typing);
                 Key::Interrupt
             }
+            END_OF_INPUT if self.len == 0 => Key::EndOfInput,
             // Ctrl-U
             0x15 => {
                 while self.len > 0 {
@@ -107,7 +141,7 @@ impl LineEditor {
     }
 
     fn insert(&mut self, byte: u8, echo: &mut dyn FnMut(&[u8])) -> Key {
-        match self.bytes.get_mut(self.len) {
+        match self.bytes.get_mut(..Self::MOST).and_then(|bytes| bytes.get_mut(self.len)) {
             Some(slot) if self.state == State::Typing => {
                 *slot = byte;
                 self.len += 1;
@@ -152,5 +186,37 @@ impl LineEditor {
             Escape::Within => {}
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::format;
+
+    fn typed<const N: usize>(text: &str) -> LineEditor<N> {
+        let mut editor = LineEditor::default();
+        for byte in text.bytes() {
+            editor.key(byte, &mut |_| {});
+        }
+        editor
+    }
+
+    #[test]
+    fn a_line_goes_into_a_template() {
+        for (line, template, prompt) in [
+            ("  how are you? \r", "Q: {}\nA: ", "Q: how are you?\nA: "),
+            ("\u{3000}hi\r", "{}|", "hi|"),
+            ("\r", "<{}>", "<>"),
+            ("hi\r", "{}", "hi"),
+        ] {
+            assert_eq!(typed::<EDITOR_BYTES>(line).within(template), prompt);
+        }
+        // The longest line in the longest template.
+        let (line, half) = ("x".repeat(LineEditor::<120>::MOST), "t".repeat(47));
+        let prompt = format!("{half}{line}{half}");
+        assert_eq!(typed::<120>(&line).within(&format!("{half}{{}}{half}")), prompt);
+        assert_eq!(typed::<120>(&(line + "x")).key(b'\r', &mut |_| {}), Key::TooLong);
     }
 }

@@ -16,14 +16,14 @@
 //! `no_std`, no allocation, the same code on a board and on a PC. It wants
 //!
 //! - a port: [`embedded_io`]'s `Read + ReadReady + Write`, such as a UART, or a terminal of the PC;
-//! - a [`Host`]: a clock and a few words about the memory, each optional;
+//! - a [`Host`]: a clock, a few words about the memory, commands of its own, each optional;
 //! - a [`Session`](pageformer_engine::Session), which it borrows for as long as the card is there.
 //!
 //! [`Console::run`] returns when it needs what only its caller has: another session ([`End::Reload`], [`End::CardGone`]).
 //! While there is none, [`Console::wait`] keeps the prompt alive.
 //!
 //! Keys: Backspace, Ctrl-U (forget the line), Ctrl-C (stop an answer, or forget the line). Enter may be CR, LF or both.
-//! What is typed during an answer is dropped, except Ctrl-C.
+//! What is typed during an answer is dropped, except Ctrl-C, unless the host knows better.
 #![no_std]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -33,9 +33,11 @@ mod editor;
 mod host;
 mod pages;
 mod report;
+mod talk;
 mod terminal;
 
-pub use console::{Console, End, Settings};
-pub use editor::{Key, LINE_BYTES, LineEditor};
-pub use host::{Host, NoHost};
+pub use console::{Console, End};
+pub use editor::{EDITOR_BYTES, Key, LineEditor};
+pub use host::{Host, HostCommand, NoHost};
+pub use talk::Settings;
 pub use terminal::{Closed, Terminal};

@@ -41,6 +41,8 @@ pub(crate) struct Costs {
     pub pinning: Pinning,
     /// Ticks until the first token and from there to the end; ticks of a second.
     pub ticks: Option<(u64, u64, u32)>,
+    /// Where it took that long.
+    pub place: &'static str,
 }
 
 impl Costs {
@@ -69,7 +71,12 @@ impl Display for Costs {
         {
             // The first token comes after the prompt has been read: it is not counted if there are more.
             let (counted, ticks) = if tokens > 1 { (tokens - 1, rest) } else { (1, first) };
-            write!(f, ", {} tokens/s", Ratio(counted.saturating_mul(u64::from(per_second)), ticks))?;
+            write!(
+                f,
+                ", {} tokens/s{}",
+                Ratio(counted.saturating_mul(u64::from(per_second)), ticks),
+                self.place
+            )?;
         }
         write!(
             f,
@@ -88,7 +95,7 @@ impl Display for Costs {
 
 /// Everything that `/stats` prints.
 pub(crate) fn details(costs: &Costs, out: &mut dyn Write) -> fmt::Result {
-    let Costs { reply, passes, stats, pinning, ticks } = costs;
+    let Costs { reply, passes, stats, pinning, ticks, .. } = costs;
     writeln!(out, "{costs}")?;
     writeln!(out, "prompt: {} tokens", reply.prompt_tokens)?;
     if let Some((first, rest, per_second)) = ticks {

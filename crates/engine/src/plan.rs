@@ -14,6 +14,9 @@ pub const MAX_BATCH: u32 = 32;
 /// Positions of a step that the plan chooses at most when it is left to it: wider ones gain little more.
 const AUTO_BATCH: u32 = 16;
 
+/// Metadata of pages is kept when it takes at most this part of the memory.
+const METADATA_SHARE: usize = 10;
+
 /// What a card needs memory for.
 #[derive(Clone, Copy, Debug)]
 pub struct Needs {
@@ -39,6 +42,11 @@ impl Needs {
             weights_pages: table.pages(),
             tokenizer_pages: manifest.tokenizer_pages,
         }
+    }
+
+    /// Whether metadata of every page takes so small a part of `budget` bytes that it is worth them.
+    pub fn affords_metadata(&self, budget: usize) -> bool {
+        (self.weights_pages as usize).saturating_mul(size_of::<u32>()) <= budget / METADATA_SHARE
     }
 
     /// Where the checksums of this card lie.

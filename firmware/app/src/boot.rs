@@ -11,9 +11,6 @@ use crate::CardSlot;
 /// A session over the card in a slot.
 pub type Booted<'m, S> = Session<'m, FatCard<'m, &'m mut S>>;
 
-/// Metadata of pages is kept when it takes at most this part of the memory.
-const METADATA_SHARE: usize = 10;
-
 /// Why there is no session. Each says what to check.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
@@ -94,7 +91,7 @@ fn start<'m, S: CardSlot>(
 /// fit, in whole eights, since without memory for pages and for a batch every token would take longer.
 #[inline(never)]
 fn plan(needs: &Needs, bytes: usize, read_ahead: u32) -> Result<Plan, PlanError> {
-    let page_metadata = needs.weights_pages as usize * size_of::<u32>() <= bytes / METADATA_SHARE;
+    let page_metadata = needs.affords_metadata(bytes);
     let all = Request { page_metadata, read_ahead, ..Request::default() };
     match Plan::new(needs, bytes, &all) {
         Err(PlanError::TooSmall { fitting_context, .. }) if fitting_context > 0 => {

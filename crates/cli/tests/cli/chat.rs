@@ -33,10 +33,14 @@ fn the_end_of_the_input_ends_it() {
 #[test]
 fn commands_work_through_a_pipe() {
     let place = Place::with_tiny_card();
-    let ran =
-        place.run_with("chat card --max-tokens 8", "/help\n/stats\n/nonsense\n/temperature hot\n/ram lots\n");
+    let ran = place.run_with(
+        "chat card --max-tokens 8",
+        "/help\n/memory\n/stats\n/nonsense\n/temperature hot\n/ram lots\n",
+    );
     assert_eq!(ran.code, Some(0));
-    for part in ["/temperature", "KV cache", "no /nonsense", "`hot`", "`lots`"] {
+    for part in
+        ["/temperature", "/ram 32K", "KV cache", "nothing has been", "no /nonsense", "`hot`", "`lots`"]
+    {
         assert!(ran.out.contains(part), "no {part} in {ran:#?}");
     }
     // RAM is changed, too little is refused and the chat goes on.
@@ -52,6 +56,10 @@ fn a_line_that_does_not_fit_is_an_error_and_the_next_one_is_answered() {
     let ran = place.run_with("chat card --max-tokens 8", &format!("{}\nHello\n", "long ".repeat(50)));
     assert_eq!(ran.code, Some(0));
     assert!(ran.err.contains("error: ") && ran.err.contains("fit"), "{ran:#?}");
+    assert_eq!(ran.out, format!("{}\n", continues(&place, "Hello")));
+    // So is one that does not even fit the line editor.
+    let ran = place.run_with("chat card --max-tokens 8", &format!("{}\nHello\n", "long ".repeat(5000)));
+    assert!(ran.err.contains("error: a line has 16288 bytes at most"), "{}", ran.err);
     assert_eq!(ran.out, format!("{}\n", continues(&place, "Hello")));
 }
 

@@ -5,7 +5,8 @@
 #![allow(missing_docs)]
 
 mod support;
-mod train;
+#[cfg(unix)]
+mod terminal;
 
 mod chat;
 mod damage;
@@ -14,3 +15,4 @@ mod json;
 mod mistakes;
 mod sketch;
 mod stories;
+mod train;
