@@ -6,9 +6,11 @@ mod compress;
 mod eval;
 mod eval_chat;
 mod export;
+mod flash;
 mod image;
 mod import;
 mod inspect;
+mod monitor;
 mod run;
 mod train;
 mod verify;
@@ -40,6 +42,10 @@ pub enum Command {
     Run(run::Run),
     /// Talk to a model
     Chat(chat::Chat),
+    /// Write the firmware to a board
+    Flash(flash::Flash),
+    /// Talk to a board over its serial port
+    Monitor(monitor::Monitor),
     /// Measure how well a model predicts a text
     Eval(eval::Eval),
     /// Measure how fast this PC is with a card
@@ -66,6 +72,8 @@ impl Command {
             Command::Verify(command) => return command.run(),
             Command::Run(command) => command.run(),
             Command::Chat(command) => command.run(),
+            Command::Flash(command) => command.run(),
+            Command::Monitor(command) => command.run(),
             Command::Eval(command) => command.run(),
             Command::Bench(command) => command.run(),
         }?;

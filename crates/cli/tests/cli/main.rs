@@ -4,15 +4,21 @@
 //! card of the original sketch; those that want a real one use stories260K and are skipped where it is not.
 #![allow(missing_docs)]
 
+#[cfg(unix)]
+mod board;
 mod support;
 #[cfg(unix)]
 mod terminal;
 
 mod chat;
 mod damage;
+#[cfg(unix)]
+mod flash;
 mod help;
 mod json;
 mod mistakes;
+#[cfg(unix)]
+mod monitor;
 mod sketch;
 mod stories;
 mod train;

@@ -4,9 +4,23 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
+
+/// How long a test waits for what has to come. It decides nothing but when to give up.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until something is so.
+#[cfg(unix)]
+pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
 
 /// What a command did.
 #[derive(Debug)]
