@@ -64,11 +64,12 @@ impl Script {
     /// A line was read. Keys that are not text, which could mean anything to the board, are dropped.
     pub fn read(&mut self, line: Vec<u8>) {
         let text = String::from_utf8_lossy(&line).replace('\t', " ");
-        let text: String = text.trim().chars().filter(|c| !c.is_control()).collect();
+        let text: String = text.chars().filter(|c| !c.is_control()).collect();
+        let text = text.trim();
         if text.is_empty() {
             let _ = self.next.send(());
         } else {
-            self.line = Some(text.into_bytes());
+            self.line = Some(text.as_bytes().to_vec());
         }
     }
 
