@@ -2,10 +2,8 @@
 //! card image, in the memory of a small one.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,38 +17,13 @@ use pageformer_fat32::{BlockDevice, DeviceError};
 use pageformer_firmware::{CardSlot, run};
 use pageformer_sim::FileDevice;
 use rustix::fs::OFlags;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+
+use crate::pty::Pty;
+use crate::support::wait_for;
 
 /// What a chip's own loader prints before the firmware runs; the second line is as odd as a port's first bytes are.
 pub const BOOT_NOISE: &[u8] = b"ESP-ROM:esp32c3-api1-20210207\r\n\xFF\x00\x80> \x1B[0m\r\n";
-
-/// A program that another test starts must not keep the terminal open.
-#[cfg(target_os = "linux")]
-const NOT_INHERITED: OpenptFlags = OpenptFlags::CLOEXEC;
-#[cfg(not(target_os = "linux"))]
-const NOT_INHERITED: OpenptFlags = OpenptFlags::empty();
-
-/// Both ends of a pseudo-terminal, which hands bytes over as they are.
-pub struct Pty {
-    pub master: File,
-    /// The end that programs open; it stays open here, or the master would report an error while nobody has it open.
-    pub slave: File,
-    pub path: PathBuf,
-}
-
-impl Pty {
-    pub fn new() -> Self {
-        let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | NOT_INHERITED).unwrap();
-        rustix::io::fcntl_setfd(&master, rustix::io::FdFlags::CLOEXEC).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let path =
-            PathBuf::from(std::ffi::OsStr::from_bytes(ptsname(&master, Vec::new()).unwrap().to_bytes()));
-        let slave = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-        Self { master: File::from(master), slave, path }
-    }
-}
 
 /// What a test does to a running board.
 #[derive(Default)]
@@ -98,9 +71,7 @@ impl Board {
     }
 
     pub fn wait_until_it_stands(&self) {
-        super::support::wait_for("the board to stand still", || {
-            self.controls.standing.load(Ordering::SeqCst)
-        });
+        wait_for("the board to stand still", || self.controls.standing.load(Ordering::SeqCst));
     }
 
     fn stop(&mut self) -> Port {
@@ -125,7 +96,6 @@ impl Board {
 
     /// Whether the port's settings are those of a serial line: no echo, no lines, no signals.
     pub fn line_is_raw(&self) -> bool {
-        use rustix::termios::LocalModes;
         let modes = tcgetattr(&self.slave).unwrap().local_modes;
         !modes.intersects(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
     }

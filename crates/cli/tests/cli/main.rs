@@ -6,6 +6,8 @@
 
 #[cfg(unix)]
 mod board;
+#[cfg(unix)]
+mod pty;
 mod support;
 #[cfg(unix)]
 mod terminal;

@@ -1,15 +1,12 @@
 //! `pageformer monitor`, with a pseudo-terminal for the serial port and the real console behind it.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
+use std::io::Write;
+use std::process::{Child, ChildStdin, Command, Stdio};
 
-use rustix::termios::{LocalModes, tcgetattr};
-
-use crate::board::{BOOT_NOISE, Board, Pty};
-use crate::support::{PATIENCE, Place, Ran, numbers};
+use crate::board::{BOOT_NOISE, Board};
+use crate::pty::{Person, Pty, Running};
+use crate::support::{Place, Ran, numbers};
 
 const QUESTIONS: [&str; 3] = ["hello", "what does a cow say", "tell me a joke"];
 
@@ -85,7 +82,7 @@ fn lines_that_no_board_should_see() {
     let ran = talk(&place, &[], &format!("/seed\t7\u{3}\u{1B}\n{}\n/seed 8\n", "x".repeat(300)));
     assert_eq!(ran.code, Some(0), "{ran:#?}");
     assert!(ran.out.contains("the seed is 7\n") && ran.out.contains("the seed is 8\n"), "{}", ran.out);
-    assert!(ran.out.contains("bytes; please shorten it"), "{}", ran.out);
+    assert!(ran.out.contains("240 bytes at most; please shorten it"), "{}", ran.out);
 }
 
 #[test]
@@ -126,51 +123,6 @@ fn talk(place: &Place, options: &[&str], lines: &str) -> Ran {
     Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// `monitor`, running, with what it has printed so far.
-struct Running {
-    child: Child,
-    output: Receiver<Vec<u8>>,
-    printed: String,
-}
-
-impl Running {
-    /// Waits for a text, and drops everything up to its end.
-    fn until(&mut self, text: &str) -> String {
-        loop {
-            if let Some(at) = self.printed.find(text) {
-                return self.printed.drain(..at + text.len()).collect();
-            }
-            match self.output.recv_timeout(PATIENCE) {
-                Ok(bytes) => self.printed += &String::from_utf8_lossy(&bytes),
-                Err(_) => panic!("no {text:?} after {:?}", self.printed),
-            }
-        }
-    }
-
-    fn code(&mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Sends what comes from a file, until its end.
-fn gather(mut file: impl Read + Send + 'static, sender: std::sync::mpsc::Sender<Vec<u8>>) {
-    thread::spawn(move || {
-        let mut buffer = [0; 1024];
-        while let Ok(n @ 1..) = file.read(&mut buffer) {
-            if sender.send(buffer[..n].to_vec()).is_err() {
-                return;
-            }
-        }
-    });
-}
-
 fn monitor(place: &Place, options: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pageformer"));
     command.current_dir(place.path(".")).args(["monitor", "--port", "port"]).args(options);
@@ -187,15 +139,15 @@ fn piped(place: &Place, options: &[&str]) -> Child {
 }
 
 /// A script, whose lines come when the test sends them; both outputs through one pipe, so that their order is right.
-fn script(place: &Place, options: &[&str]) -> (Running, std::process::ChildStdin) {
+fn script(place: &Place, options: &[&str]) -> (Running, ChildStdin) {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = monitor(place, options);
     command.stdin(Stdio::piped()).stdout(writer.try_clone().unwrap()).stderr(writer);
     let mut child = command.spawn().unwrap();
-    let (sender, output) = channel();
-    gather(reader, sender);
+    // Its ends of the pipe are closed here, or the pipe would not end with the program.
+    drop(command);
     let stdin = child.stdin.take().unwrap();
-    (Running { child, output, printed: String::new() }, stdin)
+    (Running::new(child, reader), stdin)
 }
 
 #[test]
@@ -275,42 +227,13 @@ fn ports_that_cannot_be_opened() {
     assert!(!place.ok("monitor --list").is_empty());
 }
 
-/// A person at a terminal: keys in, the screen out.
-struct Person {
-    running: Running,
-    keys: fs::File,
-    terminal: Pty,
-}
-
-impl Person {
-    fn sits_down(place: &Place, change: impl FnOnce(&mut Command)) -> Self {
-        let terminal = Pty::new();
-        let end = || Stdio::from(terminal.slave.try_clone().unwrap());
-        let mut command = monitor(place, &[]);
-        change(&mut command);
-        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
-        let (sender, output) = channel();
-        gather(terminal.master.try_clone().unwrap(), sender);
-        let keys = terminal.master.try_clone().unwrap();
-        Self { running: Running { child, output, printed: String::new() }, keys, terminal }
-    }
-
-    fn types(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
-    }
-
-    fn terminal_is_raw(&self) -> bool {
-        !tcgetattr(&self.terminal.slave).unwrap().local_modes.contains(LocalModes::ICANON)
-    }
-}
-
 const GREEN_PROMPT: &str = "\x1b[1;32m> \x1b[0m";
 
 #[test]
 fn a_person_types_stops_an_answer_and_leaves() {
     let place = place();
     let mut board = plug_in(&place);
-    let mut person = Person::sits_down(&place, |_| {});
+    let mut person = Person::sits_down(&mut monitor(&place, &[]));
     person.running.until("port at 115200 baud. Ctrl-] leaves, Ctrl-C stops an answer");
     person.running.until(&format!("/help shows the commands.\r\n\r\n{GREEN_PROMPT}"));
     assert!(person.terminal_is_raw());
@@ -349,9 +272,7 @@ fn a_person_types_stops_an_answer_and_leaves() {
 fn no_color_means_none() {
     let place = place();
     let _board = plug_in(&place);
-    let mut person = Person::sits_down(&place, |command| {
-        command.env("NO_COLOR", "1");
-    });
+    let mut person = Person::sits_down(monitor(&place, &[]).env("NO_COLOR", "1"));
     person.running.until("/help shows the commands.\r\n\r\n> ");
     person.types("hello\r");
     let said = person.running.until(")\r\n\r\n> ");

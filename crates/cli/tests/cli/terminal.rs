@@ -1,84 +1,32 @@
 //! `pageformer chat` at a terminal, which a pseudo-terminal stands in for.
 
-use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::process::{Child, Command};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
-use std::time::Duration;
+use std::process::Command;
 
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-
+use crate::pty::Person;
 use crate::support::Place;
 
-/// A chat, and whoever types at its terminal.
-struct Typist {
-    child: Child,
-    terminal: File,
-    shown: Receiver<Vec<u8>>,
-}
+/// Whoever types at the terminal of a chat.
+struct Typist(Person);
 
 impl Typist {
     fn begin(place: &Place, args: &[&str]) -> Self {
-        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&terminal).unwrap();
-        unlockpt(&terminal).unwrap();
-        let name = ptsname(&terminal, Vec::new()).unwrap();
-        let name = Path::new(OsStr::from_bytes(name.to_bytes()));
-        let end = || OpenOptions::new().read(true).write(true).open(name).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_pageformer"))
-            .args(args)
-            .current_dir(place.path(""))
-            .stdin(end())
-            .stdout(end())
-            .stderr(end())
-            .spawn()
-            .unwrap();
-        let terminal = File::from(terminal);
-        let (sender, shown) = channel();
-        let mut output = terminal.try_clone().unwrap();
-        thread::spawn(move || {
-            let mut buffer = [0; 1024];
-            // An error: the other end is closed.
-            while let Ok(n @ 1..) = output.read(&mut buffer) {
-                if sender.send(buffer[..n].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { child, terminal, shown }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pageformer"));
+        Self(Person::sits_down(command.args(args).current_dir(place.path(""))))
     }
 
     /// What is shown up to the next prompt.
     fn until_prompt(&mut self) -> String {
-        self.until_prompt_after("")
+        self.0.running.until("\r\n> ")
     }
 
     /// What is shown up to the next prompt behind some words.
     fn until_prompt_after(&mut self, words: &str) -> String {
-        let mut all = Vec::new();
-        while !all.ends_with(b"\r\n> ") || !String::from_utf8_lossy(&all).contains(words) {
-            match self.shown.recv_timeout(Duration::from_secs(60)) {
-                Ok(more) => all.extend(more),
-                Err(error) => panic!("{error}, after {}", String::from_utf8_lossy(&all)),
-            }
-        }
-        String::from_utf8(all).unwrap()
+        self.0.running.until(words) + &self.until_prompt()
     }
 
     fn types(&mut self, keys: &str) -> String {
-        self.terminal.write_all(keys.as_bytes()).unwrap();
+        self.0.types(keys);
         self.until_prompt()
-    }
-}
-
-impl Drop for Typist {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -102,7 +50,7 @@ fn a_person_meets_the_console_of_a_board() {
     assert!(said.contains(", stopped)") && !said.contains("(40 tokens"), "{said}");
 
     // What is typed during an answer is not lost.
-    typist.terminal.write_all(b"Hello\r/seed 7\r").unwrap();
+    typist.0.types("Hello\r/seed 7\r");
     let said = typist.until_prompt_after("the seed is 7");
     assert!(said.contains("(40 tokens, "), "{said}");
 
@@ -114,12 +62,12 @@ fn a_person_meets_the_console_of_a_board() {
     assert!(typist.types("Hello\r").contains("(40 tokens, "));
 
     // The page debugger.
-    typist.terminal.write_all(b"/pages\rP 0\rQ\r").unwrap();
+    typist.0.types("/pages\rP 0\rQ\r");
     let said = typist.until_prompt();
     assert!(said.contains("page 0: dec0_ln1") && said.contains("checksum: right"), "{said}");
 
     // Ctrl-D ends it, at the beginning of a line only.
     assert!(typist.types("a\x04\x15\r").contains("a\x08 \x08"));
-    typist.terminal.write_all(b"\x04").unwrap();
-    assert_eq!(typist.child.wait().unwrap().code(), Some(0));
+    typist.0.types("\x04");
+    assert_eq!(typist.0.running.code(), Some(0));
 }
