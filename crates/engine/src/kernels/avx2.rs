@@ -12,6 +12,7 @@ use pageformer_card::matrix::{RECORD_BYTES, TILE_INPUTS, TILE_OUTPUTS};
 use pageformer_card::{CELL_BYTES, MatrixDims, Page};
 
 use super::group::is_dense;
+use super::x86::Features;
 use super::{Compute, GroupProduct, Head, Kernel, Scratch, shared_source};
 use crate::attention::{BLOCK, CHANNELS, Products, SUM_POSITIONS, mix_from};
 
@@ -25,25 +26,21 @@ impl Compute for Avx2 {
         unsafe { multiply(product, cells) }
     }
 
+    fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
+        #[target_feature(enable = "avx2,bmi1,popcnt")]
+        fn kept_cells(dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
+            super::group::kept_cells(dims, group, mask_page)
+        }
+        // SAFETY: this kernel is only given out by `detect`.
+        unsafe { kept_cells(dims, group, mask_page) }
+    }
+
     shared_source! { #[target_feature(enable = "avx2,bmi1,popcnt")] Avx2 }
 }
 
 /// The kernel, if this processor can run it.
-pub(super) fn detect() -> Option<Kernel> {
-    // CPUID needs no operating system, but whether the upper register halves are saved does: XGETBV.
-    #[target_feature(enable = "xsave")]
-    fn upper_halves_are_saved() -> bool {
-        // SAFETY: only called when CPUID says that XGETBV is enabled.
-        unsafe { _xgetbv(0) & 6 == 6 }
-    }
-    let (features, extended) = (__cpuid(1), __cpuid_count(7, 0));
-    let xsave_avx = 1 << 27 | 1 << 28;
-    if features.ecx & xsave_avx != xsave_avx || extended.ebx & (1 << 5) == 0 {
-        return None;
-    }
-    // SAFETY: OSXSAVE was tested above.
-    let saved = unsafe { upper_halves_are_saved() };
-    saved.then_some(Kernel::new("avx2", &Avx2))
+pub(super) fn detect(features: &Features) -> Option<Kernel> {
+    features.avx2.then_some(Kernel::new("avx2", &Avx2))
 }
 
 /// How many bytes before they are used cells are asked for: a model that is larger than the cache is as fast as
@@ -52,13 +49,15 @@ const AHEAD: usize = 8192;
 
 #[target_feature(enable = "avx2,bmi1,popcnt")]
 fn multiply(product: &mut GroupProduct<'_>, mut cells: &[u8]) {
-    if product.tile.is_none() {
-        while product.segment == 0
-            && (whole_rows::<4>(product, &mut cells) || whole_rows::<1>(product, &mut cells))
-        {}
-    }
     // SAFETY: `dot` needs AVX2, which this function has.
-    product.consume(cells, |cells, mask, x, sums| unsafe { dot(cells, mask, x, sums) });
+    let dot = |cells: &[u8], mask, x: &[i8], sums: &mut [i32; 4]| unsafe { dot(cells, mask, x, sums) };
+    while product.within_row() {
+        if !product.consume_tile(&mut cells, dot) {
+            return;
+        }
+    }
+    while whole_rows::<4>(product, &mut cells) || whole_rows::<1>(product, &mut cells) {}
+    product.consume(cells, dot);
 }
 
 /// The next `ROWS` (4 or 1) row-blocks, if the group and `cells` have all of their tiles and none is pruned; false, and

@@ -10,6 +10,8 @@ use crate::plan::MAX_BATCH;
 pub struct GroupProduct<'a> {
     #[cfg(target_arch = "x86_64")]
     pub(super) dims: MatrixDims,
+    #[cfg(target_arch = "x86_64")]
+    pub(super) group: u32,
     pub(super) mask_page: &'a Page,
     /// Tiles of the group.
     pub(super) tiles: usize,
@@ -64,6 +66,8 @@ impl<'a> GroupProduct<'a> {
         Self {
             #[cfg(target_arch = "x86_64")]
             dims: *dims,
+            #[cfg(target_arch = "x86_64")]
+            group,
             mask_page,
             tiles: dims.tiles_in_group(group) as usize,
             next: 0,
@@ -99,46 +103,63 @@ impl<'a> GroupProduct<'a> {
         }
     }
 
-    /// The loop in plain terms; `dot` adds the product of some cells of a tile, given by a mask, with the
-    /// activations of its segment.
+    /// Whether a row-block that was begun in the group before, or with cells that came before, is yet to be ended.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn within_row(&self) -> bool {
+        self.tile.is_some() || self.segment != 0
+    }
+
+    /// The loop in plain terms, until `cells` or the tiles are used up; `dot` adds the product of some cells of a
+    /// tile, given by a mask, with the activations of its segment.
     #[inline(always)]
     pub(super) fn consume(
         &mut self,
         mut cells: &[u8],
         dot: impl Fn(&[u8], u64, &[i8], &mut [i32; TILE_OUTPUTS]),
     ) {
-        loop {
-            let Some(mut tile) = self.tile else {
-                if self.next == self.tiles {
-                    return;
-                }
+        while self.consume_tile(&mut cells, &dot) {}
+    }
+
+    /// One tile, or what `cells` have of it; false if the group or `cells` end before the tile does.
+    #[inline(always)]
+    pub(super) fn consume_tile(
+        &mut self,
+        cells: &mut &[u8],
+        dot: impl Fn(&[u8], u64, &[i8], &mut [i32; TILE_OUTPUTS]),
+    ) -> bool {
+        let mut tile = match self.tile {
+            Some(tile) => tile,
+            None if self.next == self.tiles => return false,
+            None => {
                 let record = TileRecord::read(self.mask_page, self.next);
-                self.tile = Some(Tile { record, mask: record.mask, row: self.row, segment: self.segment });
+                let tile = Tile { record, mask: record.mask, row: self.row, segment: self.segment };
                 self.advance();
                 for sums in self.sums.iter_mut().take(self.batch) {
                     *sums = [0; TILE_OUTPUTS];
                 }
-                continue;
-            };
-            let here = (tile.mask.count_ones() as usize).min(cells.len() / CELL_BYTES);
-            if here > 0 {
-                let mask = lowest(tile.mask, here);
-                let (now, later) = cells.split_at(here * CELL_BYTES);
-                cells = later;
-                for (sums, x) in self.sums.iter_mut().take(self.batch).zip(self.x.chunks(self.x_stride)) {
-                    let from = tile.segment * TILE_INPUTS;
-                    let to = (from + TILE_INPUTS).min(x.len());
-                    dot(now, mask, x.get(from..to).unwrap_or(&[]), sums);
-                }
-                tile.mask ^= mask;
+                tile
             }
-            if tile.mask != 0 {
-                self.tile = Some(tile);
-                return;
+        };
+        let here = (tile.mask.count_ones() as usize).min(cells.len() / CELL_BYTES);
+        if here > 0 {
+            let mask = lowest(tile.mask, here);
+            let (now, later) = cells.split_at(here * CELL_BYTES);
+            *cells = later;
+            for (sums, x) in self.sums.iter_mut().take(self.batch).zip(self.x.chunks(self.x_stride)) {
+                let from = tile.segment * TILE_INPUTS;
+                let to = (from + TILE_INPUTS).min(x.len());
+                dot(now, mask, x.get(from..to).unwrap_or(&[]), sums);
             }
-            self.finish(tile);
-            self.tile = None;
+            tile.mask ^= mask;
         }
+        if tile.mask != 0 {
+            self.tile = Some(tile);
+            return false;
+        }
+        self.finish(tile);
+        self.tile = None;
+        true
     }
 
     /// `y[r] += s_x · s_w[r] · sum[r]`, the segments of a row in order.

@@ -3,7 +3,7 @@
 use pageformer_card::matrix::TILE_OUTPUTS;
 use pageformer_card::{CELL_BYTES, MatrixDims, Page};
 
-use super::group::is_dense;
+use super::group::{is_dense, kept_cells};
 use super::{Compute, GroupProduct, Head, Scratch, shared_source};
 use crate::attention::Plain;
 
@@ -13,6 +13,10 @@ pub(super) struct Portable;
 impl Compute for Portable {
     fn multiply(&self, product: &mut GroupProduct<'_>, cells: &[u8]) {
         product.consume(cells, dot);
+    }
+
+    fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
+        kept_cells(dims, group, mask_page)
     }
 
     shared_source! { Plain }
