@@ -6,7 +6,9 @@
 #![allow(unsafe_code)]
 
 mod attention;
+mod dense;
 mod rows;
+mod sparse;
 
 use super::x86::Features;
 use super::{Compute, GroupProduct, Head, Kernel, Scratch, shared_source};
@@ -39,8 +41,7 @@ pub(super) fn detect(features: &Features) -> Option<Kernel> {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
 fn multiply(product: &mut GroupProduct<'_>, mut cells: &[u8]) {
-    // SAFETY: `dot` needs what this function has.
-    let dot = |cells: &[u8], mask, x: &[i8], sums: &mut [i32; 4]| unsafe { rows::dot(cells, mask, x, sums) };
+    let dot = |cells: &[u8], mask, x: &[i8], sums: &mut [i32; 4]| sparse::dot(cells, mask, x, sums);
     while product.within_row() {
         if !product.consume_tile(&mut cells, dot) {
             return;
