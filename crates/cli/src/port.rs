@@ -76,10 +76,11 @@ fn bytes(key: KeyEvent, send: &mut dyn FnMut(u8)) {
         KeyCode::Enter => send(b'\r'),
         KeyCode::Backspace => send(0x7F),
         KeyCode::Tab => send(b'\t'),
-        KeyCode::Char(c) if key.modifiers.contains(KeyModifiers::CONTROL) => match u8::try_from(c) {
-            Ok(letter @ 0..0x80) => send(letter & 0x1F),
-            _ => {}
-        },
+        KeyCode::Char(c) if key.modifiers.contains(KeyModifiers::CONTROL) => {
+            if let Ok(letter @ 0..0x80) = u8::try_from(c) {
+                send(letter & 0x1F);
+            }
+        }
         KeyCode::Char(c) => c.encode_utf8(&mut [0; 4]).bytes().for_each(send),
         _ => {}
     }
