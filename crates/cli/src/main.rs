@@ -10,6 +10,7 @@ mod session;
 mod training;
 mod ui;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -23,7 +24,7 @@ use commands::Command;
     version,
     propagate_version = true,
     after_help = "A first walk:\n  \
-        pageformer                                                  # a chat with the model that ships with it\n  \
+        pageformer                                                  # a chat with the default model\n  \
         pageformer import llama2c stories260K.bin --tokenizer tok512.bin -o model/\n  \
         pageformer export model/ -o card/\n  \
         pageformer run card/ --prompt 'Once upon a time' --ram 96K --context 128\n\n\
@@ -35,6 +36,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    end_when_nothing_can_be_printed();
     match Cli::parse().command.unwrap_or_default().run() {
         Ok(code) => code,
         Err(error) => {
@@ -42,6 +44,25 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `println!` panics when it cannot print. A pipe that nobody reads any more, as in `pageformer inspect card/ | head`, is no
+/// error: whoever read it has seen enough. Anything else, such as a full disk, is one of the user's and not of ours.
+fn end_when_nothing_can_be_printed() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if !message.starts_with("failed printing to") {
+            return report(panic);
+        }
+        // 232 is what Windows calls it.
+        if message.contains("Broken pipe") || message.contains("os error 232") {
+            std::process::exit(0);
+        }
+        // Not with a macro: the error output may be what failed.
+        let _ = writeln!(std::io::stderr(), "error: {message}");
+        std::process::exit(1);
+    }));
 }
 
 /// An error and its causes. Many name their cause themselves; nothing is said twice.

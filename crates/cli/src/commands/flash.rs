@@ -15,12 +15,12 @@ use clap::Parser;
     pageformer flash --chip esp32c3\n  \
     pageformer flash --chip esp32s3 --port /dev/ttyACM0\n  \
     pageformer monitor                                  # and talks to the board\n\n\
-    espflash is a program of the esp-rs project: cargo install espflash --locked. A board whose chip does not\n\
-    answer: hold BOOT, press RESET, let BOOT go, and try again. The model is not in the firmware but on the SD\n\
-    card: pageformer image writes that.")]
+    espflash is a program of the esp-rs project: cargo install espflash --locked.\n\n\
+    A chip that does not answer: hold BOOT, press RESET, let BOOT go, and try again.\n\n\
+    The model is not in the firmware but on the SD card: pageformer image writes that.")]
 pub struct Flash {
-    /// The chip: esp32s3, esp32c3 or esp32c6
-    #[arg(long, value_name = "CHIP", value_parser = Chip::parse)]
+    /// The board's chip
+    #[arg(long, value_name = "esp32s3|esp32c3|esp32c6", value_parser = Chip::parse)]
     chip: Chip,
     /// The board's serial port [default: espflash looks for it]
     #[arg(long, value_name = "PORT")]

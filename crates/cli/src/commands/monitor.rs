@@ -34,9 +34,10 @@ use script::Script;
     pageformer monitor --port /dev/ttyACM0 --log board.log\n  \
     echo 'what does a cow say' | pageformer monitor --port COM3\n  \
     pageformer monitor --port /dev/ttyUSB0 < questions.txt > transcript.txt\n\n\
-    Nothing appears? Press Enter: the board prints its prompt only once. Only rubbish appears? Then the baud\n\
-    rate is another one than the firmware's (--baud). A name such as /dev/serial/by-id/... stays the same when\n\
-    a board comes back under another number; otherwise a port is waited for under the name that it had.\n\n\
+    Nothing appears? Press Enter: the board prints its prompt only once. Only rubbish appears? Then the firmware uses \
+    another baud rate (--baud).\n\n\
+    A port that is gone is waited for under the name that it had. A board may come back under another number, but a \
+    name such as /dev/serial/by-id/... stays.\n\n\
     Prompt, statistics and errors are coloured on a terminal; NO_COLOR=1 leaves that out.")]
 pub struct Monitor {
     /// The serial port, such as /dev/ttyACM0 or COM3 [default: the only USB serial port]
@@ -65,6 +66,9 @@ const LEAVE: u8 = 0x1D;
 const INTERRUPT: u8 = 0x03;
 /// The beginning of a line whose colour is not certain yet is shown after this time.
 const SETTLE: Duration = Duration::from_millis(50);
+
+/// A script says so when it has not heard anything from the board for this time.
+const FIRST_WORDS: Duration = Duration::from_secs(5);
 
 /// What happens.
 enum Event {
@@ -99,7 +103,7 @@ impl Monitor {
         let colour = !matches!(AutoStream::choice(&io::stdout()), ColorChoice::Never);
         let screen = Screen::new(io::stdout(), colour, io::stdout().is_terminal());
         let mut conversation =
-            Conversation { name, log, screen, port: None, events, script: None, was_gone: false };
+            Conversation { name, log, screen, port: None, events, script: None, was_gone: false, hint: None };
         // Dropped last: the terminal is as it was however this ends.
         let _raw = if person {
             conversation.note(&format!(
@@ -136,13 +140,18 @@ struct Conversation {
     events: Receiver<Event>,
     script: Option<Script>,
     was_gone: bool,
+    /// When to say that nothing has come.
+    hint: Option<Instant>,
 }
 
 impl Conversation {
     fn go(&mut self) -> Result<()> {
         loop {
             match self.next_event()? {
-                None => self.screen.settle()?,
+                None => {
+                    self.screen.settle()?;
+                    self.say_that_nothing_came();
+                }
                 Some(Event::Opened(port)) => self.opened(port)?,
                 Some(Event::Printed(bytes)) => {
                     if let Some(log) = &mut self.log {
@@ -184,26 +193,33 @@ impl Conversation {
         }
     }
 
-    /// The next event; `None` if what the screen holds back should wait no longer.
+    fn say_that_nothing_came(&mut self) {
+        if self.hint.take_if(|hint| *hint <= Instant::now()).is_some()
+            && self.script.as_ref().is_some_and(Script::is_unheard)
+        {
+            self.note(&format!("{} says nothing; waiting for its prompt", self.name));
+        }
+    }
+
+    /// The next event; `None` if what the screen holds back, or a hint, should wait no longer.
     fn next_event(&mut self) -> Result<Option<Event>> {
-        let deadline = self.script.as_ref().and_then(Script::deadline);
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let moments = [self.script.as_ref().and_then(Script::deadline), self.hint];
+        let left =
+            moments.into_iter().flatten().map(|moment| moment.saturating_duration_since(Instant::now()));
         let settle = self.screen.holds_back().then_some(SETTLE);
-        let event = match left.into_iter().chain(settle).min() {
+        let event = match left.chain(settle).min() {
             Some(wait) => self.events.recv_timeout(wait),
             None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match event {
             Ok(event) => Ok(Some(event)),
-            Err(RecvTimeoutError::Timeout) if settle.is_some() => Ok(None),
-            Err(RecvTimeoutError::Timeout) => {
-                self.screen.end_line()?;
-                bail!(
-                    "{}: {}",
-                    self.name,
-                    self.script.as_ref().map_or("", |s| s.silence(self.port.is_some()))
-                )
-            }
+            Err(RecvTimeoutError::Timeout) => match &self.script {
+                Some(script) if script.deadline().is_some_and(|deadline| deadline <= Instant::now()) => {
+                    self.screen.end_line()?;
+                    bail!("{}: {}", self.name, script.silence(self.port.is_some()))
+                }
+                _ => Ok(None),
+            },
             // The thread that watches the port does not end before this one.
             Err(RecvTimeoutError::Disconnected) => bail!("{}: nobody watches the port any more", self.name),
         }
@@ -220,6 +236,7 @@ impl Conversation {
         // The prompt of a board that is waiting already was printed long ago: another one, please.
         if self.script.is_some() {
             self.type_in(&[INTERRUPT]);
+            self.hint = Some(Instant::now() + FIRST_WORDS);
         }
         Ok(())
     }

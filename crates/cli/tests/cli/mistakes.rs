@@ -1,6 +1,7 @@
 //! What users get wrong: the message says what, where, and what to do.
 
 use std::fs;
+use std::process::Command;
 
 use crate::support::{Place, numbers};
 
@@ -172,4 +173,37 @@ fn a_checkpoint_without_its_tokenizer_is_refused() {
     place.fails_with("import llama2c short.bin --tokenizer short.bin -o m", &["short.bin"]);
     place.usage("import llama2c short.bin -o m");
     assert!(!place.path("m").exists());
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let place = Place::with_tiny_card();
+    for command in ["inspect card", "verify card", "inspect card --json", "export model -o other", "--help"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_pageformer"))
+            .args(command.split(' '))
+            .current_dir(place.path(""))
+            .stdout(writer)
+            .output()
+            .unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), message.as_str()), (Some(0), ""), "{command}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_an_error_and_no_panic() {
+    let place = Place::with_tiny_card();
+    let output = Command::new(env!("CARGO_BIN_EXE_pageformer"))
+        .args(["inspect", "card"])
+        .current_dir(place.path(""))
+        .stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap())
+        .output()
+        .unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.starts_with("error: ") && message.contains("No space left"), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
 }

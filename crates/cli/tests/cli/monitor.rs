@@ -206,6 +206,9 @@ fn silence_ends_a_script_with_a_reason() {
     std::os::unix::fs::symlink(&pty.path, place.path("port")).unwrap();
     let error = place.fails_with("monitor --port port --timeout 1", &["port: ", "no prompt", "baud rate"]);
     assert!(!error.contains("--timeout waits longer"), "{error}");
+    // Long before it is given up, somebody who waits is told.
+    let (mut running, _lines) = script(&place, &[]);
+    running.until("[port says nothing; waiting for its prompt]\n");
 }
 
 #[test]

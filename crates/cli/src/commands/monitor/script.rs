@@ -133,6 +133,11 @@ impl Script {
         self.is_owed().then(|| self.heard + self.timeout)
     }
 
+    /// Whether nothing at all has come from the board yet.
+    pub fn is_unheard(&self) -> bool {
+        self.state == State::Unknown && self.tail.is_empty()
+    }
+
     /// Why it was given up.
     pub fn silence(&self, connected: bool) -> &'static str {
         match (connected, &self.state) {
