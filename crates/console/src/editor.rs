@@ -63,7 +63,7 @@ impl<const N: usize> LineEditor<N> {
     /// Bytes of the longest line.
     pub const MOST: usize = N.saturating_sub(TEMPLATE_BYTES);
 
-    /// The line so far, without blanks around it. Bytes that are not UTF-8 end it.
+    /// The line so far, without blanks around it. A character that is not complete ends it.
     pub fn line(&self) -> &str {
         self.text().trim()
     }
@@ -112,6 +112,7 @@ impl<const N: usize> LineEditor<N> {
                 if too_long {
                     self.len = 0;
                 }
+                self.drop_noise();
                 self.state = State::Done;
                 if too_long { Key::TooLong } else { Key::Line }
             }
@@ -137,6 +138,20 @@ impl<const N: usize> LineEditor<N> {
             b'\t' => self.insert(b' ', echo),
             0x20.. => self.insert(byte, echo),
             _ => Key::None,
+        }
+    }
+
+    /// Takes out what is no UTF-8, such as the bytes that a port makes up when its cable is plugged in.
+    fn drop_noise(&mut self) {
+        let mut start = 0;
+        while let Some(rest) = self.bytes.get(start..self.len)
+            && let Err(error) = core::str::from_utf8(rest)
+        {
+            start += error.valid_up_to();
+            let noise = error.error_len().unwrap_or(self.len - start);
+            // Both are within the line, since `rest` is.
+            self.bytes.copy_within(start + noise..self.len, start);
+            self.len -= noise;
         }
     }
 
@@ -172,17 +187,17 @@ impl<const N: usize> LineEditor<N> {
 
     fn skip_escape(&mut self, byte: u8) -> bool {
         match self.escape {
-            Escape::No if byte == 0x1B => self.escape = Escape::Begun,
+            _ if byte == 0x1B => self.escape = Escape::Begun,
             Escape::No => return false,
+            // Whatever it was, it is not one of ours; and Ctrl-C always is Ctrl-C.
+            _ if byte < 0x20 => {
+                self.escape = Escape::No;
+                return false;
+            }
             Escape::Begun if byte == b'[' || byte == b'O' => self.escape = Escape::Within,
             // A sequence of two bytes: Alt with a key.
             Escape::Begun => self.escape = Escape::No,
             Escape::Within if (0x40..0x7F).contains(&byte) => self.escape = Escape::No,
-            // Whatever it was, it is not one of ours.
-            Escape::Within if byte < 0x20 => {
-                self.escape = Escape::No;
-                return false;
-            }
             Escape::Within => {}
         }
         true
@@ -201,6 +216,19 @@ mod tests {
             editor.key(byte, &mut |_| {});
         }
         editor
+    }
+
+    #[test]
+    fn noise_is_taken_out_and_the_line_stays() {
+        for (bytes, line) in [
+            (&b"\xFF\x80hello\r"[..], "hello"),
+            (b"caf\xE9 au\xC3\xA4 \xF0\x9F\xFFlait\xC3\r", "caf au\u{e4} lait"),
+            (b"\xFF\xFE\xFD\r", ""),
+        ] {
+            let mut editor = LineEditor::<EDITOR_BYTES>::default();
+            let keys: std::vec::Vec<Key> = bytes.iter().map(|byte| editor.key(*byte, &mut |_| {})).collect();
+            assert_eq!((editor.line(), keys.last()), (line, Some(&Key::Line)));
+        }
     }
 
     #[test]

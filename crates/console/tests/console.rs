@@ -9,6 +9,7 @@ use pageformer_engine::{Engine, Needs, Plan, Request, Session, kernels};
 use pageformer_model::{Model, Tokenizer};
 use pageformer_sim::{Fault, Faulty, MemoryCard};
 use pageformer_vram::{Arena, CardFile, read_manifest, read_tensors};
+use proptest::prelude::*;
 
 /// Types bytes, and keeps what is printed. It is closed when there is nothing more to type.
 #[derive(Debug, Default)]
@@ -79,8 +80,8 @@ fn card() -> MemoryCard {
 }
 
 /// Types `keys` to a console over `card`; how it ended and what was printed, with lines that end in LF.
-fn type_to(card: Faulty<MemoryCard>, keys: &str) -> (End, String) {
-    let script = Script { keys: keys.bytes().collect(), ..Script::default() };
+fn type_to(card: Faulty<MemoryCard>, keys: impl AsRef<[u8]>) -> (End, String) {
+    let script = Script { keys: keys.as_ref().iter().copied().collect(), ..Script::default() };
     let mut card = card;
     let faults = std::mem::take(&mut card.faults);
     let mut memory = vec![0; 2048];
@@ -121,11 +122,14 @@ fn lines_are_edited() {
     assert!(said.contains("the seed is 123\n"), "{said}");
     assert!(said.contains("an answer has 7 tokens"), "{said}");
     assert!(said.contains("an answer has 8 tokens") && said.contains("^C"), "{said}");
+    // Ctrl-C is Ctrl-C behind an Escape, too, and an Escape behind another begins a new sequence.
+    let (_, said) = type_to(good(), "abc\x1b\x03/max\x1b\x1b[A\x1b[\x1b[B 9\r");
+    assert!(said.contains("> abc^C\n\n> /max 9\nan answer has 9 tokens"), "{said}");
 }
 
 #[test]
 fn a_long_line_is_refused() {
-    let (_, said) = type_to(good(), &format!("{}\r/max 9\r", "x".repeat(300)));
+    let (_, said) = type_to(good(), format!("{}\r/max 9\r", "x".repeat(300)));
     assert!(
         said.contains("a line has 240 bytes at most") && said.contains("an answer has 9 tokens"),
         "{said}"
@@ -173,4 +177,28 @@ fn a_card_that_is_gone_ends_the_session_and_a_bad_page_does_not() {
     let (end, said) = type_to(bad, "hello\r/card\r");
     assert!(said.contains("error: ") && said.contains("read error"), "{said}");
     assert_eq!(end, End::Reload);
+}
+
+/// What a port may bring: noise, keys, text, and lines that mean something.
+fn anything() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        4 => prop::collection::vec(any::<u8>(), 1..20),
+        2 => "[ -~]{1,30}".prop_map(String::into_bytes),
+        1 => prop::sample::select(vec!["\x1b", "\x1b[", "\x1b[1;5A", "\r", "\n", "\r\n", "\x7f", "\x15", "\x03", "\x04"])
+            .prop_map(|keys| keys.as_bytes().to_vec()),
+        1 => prop::sample::select(vec!["/pages\r", "/max 3\r", "/temperature 1\r", "/bench\r", "P 1\r", "hi\r"])
+            .prop_map(|keys| keys.as_bytes().to_vec()),
+    ];
+    prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn whatever_came_through_the_port_the_console_is_there_after_ctrl_c(noise in anything()) {
+        let (end, said) = type_to(good(), [&noise, &b"\x03/seed 9\r"[..]].concat());
+        prop_assert_eq!(end, End::Closed);
+        prop_assert!(said.ends_with("> /seed 9\nthe seed is 9\n\n> "), "{}", said);
+    }
 }
