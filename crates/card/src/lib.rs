@@ -7,7 +7,8 @@
 //! - [tensors](tensor) are named and ordered;
 //! - [`index.json`](manifest) describes all of it and the [shape of the model](shape);
 //! - [`tokenizer.bin`](tokenizer) keeps a vocabulary that is looked up page by page;
-//! - the [checksums](sums) are laid out.
+//! - the [checksums](sums) are laid out;
+//! - a device keeps what it [knows of the pages](meta).
 //!
 //! With the feature `std` it also [writes](writer) all of them.
 #![no_std]
@@ -22,6 +23,7 @@ mod crc32;
 pub mod decimal;
 pub mod manifest;
 pub mod matrix;
+pub mod meta;
 pub mod page;
 pub mod shape;
 pub mod sums;

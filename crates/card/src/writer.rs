@@ -3,6 +3,7 @@
 use std::vec::Vec;
 
 use crate::matrix::{MatrixDims, TILE_OUTPUTS, TILES_PER_GROUP, TileRecord};
+use crate::meta::{MetaHeader, MetaLayout, MetaSum};
 use crate::page::{CELL_BYTES, PAGE_BYTES, Page, checksum, pages_for};
 use crate::tokenizer::{
     ENTRIES_PER_PAGE, FREE, NO_TOKEN, Section, TokenizerHeader, TokenizerKind, hash_page, pair_key,
@@ -92,6 +93,17 @@ pub fn sum_pages(weights: &[Page], tokenizer: &[Page], index: &[u8]) -> Vec<Page
     let sums = weights.iter().chain(tokenizer).map(|page| checksum(page)).chain([checksum(index)]);
     let bytes: Vec<u8> = sums.flat_map(u32::to_le_bytes).collect();
     to_pages(&bytes)
+}
+
+/// `pages.meta` for so many pages of weights: nothing is known of them yet.
+pub fn meta_pages(weights_pages: u32) -> Vec<Page> {
+    let layout = MetaLayout { records: weights_pages };
+    let mut pages = std::vec![[0; PAGE_BYTES]; layout.pages() as usize];
+    let mut sum = MetaSum::new(0, weights_pages);
+    (0..layout.record_pages()).for_each(|_| sum.page(&[0; PAGE_BYTES]));
+    let header = MetaHeader { sequence: 0, records: weights_pages, sum: sum.finish() };
+    header.write(&mut pages[layout.header_page(0) as usize]);
+    pages
 }
 
 /// A merge of two tokens; a smaller rank goes first.

@@ -8,10 +8,11 @@ use pageformer_sim::{MemoryCard, Opened, open, open_memory};
 use pageformer_vram::Arena;
 
 /// The files of the default model's card, in the program itself so that it needs nothing else.
-pub const DEFAULT_FILES: [(&str, &[u8]); 4] = [
+pub const DEFAULT_FILES: [(&str, &[u8]); 5] = [
     ("index.json", include_bytes!("../../../models/chat/card/index.json")),
     ("pages.crc", include_bytes!("../../../models/chat/card/pages.crc")),
     ("tokenizer.bin", include_bytes!("../../../models/chat/card/tokenizer.bin")),
+    ("pages.meta", include_bytes!("../../../models/chat/card/pages.meta")),
     ("weights.pages", include_bytes!("../../../models/chat/card/weights.pages")),
 ];
 
@@ -45,5 +46,20 @@ impl CardArg {
     /// RAM where none is given.
     pub fn default_ram(&self) -> usize {
         if self.path.is_some() { OTHER_RAM } else { DEFAULT_RAM }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pageformer_card::writer::meta_pages;
+
+    #[test]
+    fn the_default_card_is_as_exported_and_small() {
+        let mut memory = vec![0; 1 << 16];
+        let opened = CardArg::default().open(&mut Arena::new(&mut memory)).unwrap();
+        let [.., (name, meta), _] = DEFAULT_FILES;
+        assert_eq!((name, meta), ("pages.meta", meta_pages(opened.table.pages()).as_flattened()));
+        assert!(DEFAULT_FILES.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() <= 512 << 10);
     }
 }

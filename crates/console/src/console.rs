@@ -14,6 +14,11 @@ use crate::report::{self, Grouped};
 use crate::talk::{Settings, Talk};
 use crate::terminal::{Closed, Terminal};
 
+/// Pages that are checked without being asked for: 4 MiB, which an SD card on SPI gives in some seconds.
+const BOOT_PAGES: u32 = 8192;
+/// Dots that show how far that is.
+const DOTS: u64 = 16;
+
 /// Why the console came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -114,6 +119,48 @@ impl<P: Read + ReadReady + Write, H: Host, const N: usize> Console<P, H, N> {
         }
         writeln!(out, "/help shows the commands.")?;
         Ok(())
+    }
+
+    /// Holds every page of the card against its checksum and says how that went. Unless somebody `asked` for it, a card that takes
+    /// long is left alone: its pages are checked whenever they are read. Ctrl-C ends it. `false` if a page is bad.
+    ///
+    /// # Errors
+    /// If the port is closed.
+    #[inline(never)]
+    pub fn verify<C: Card>(&mut self, session: &mut Session<'_, C>, asked: bool) -> Result<bool, Closed> {
+        let Talk { terminal, host, .. } = &mut self.talk;
+        let pages = session.pages_to_verify();
+        if pages > BOOT_PAGES && !asked {
+            writeln!(
+                terminal,
+                "\n{} pages take long to check: each is checked whenever it is read, and /card checks them all",
+                Grouped(pages.into())
+            )?;
+            return Ok(true);
+        }
+        write!(terminal, "\nchecking {} pages ", Grouped(pages.into()))?;
+        let (mut dots, mut open) = (0, Ok(()));
+        let result = session.verify(&mut |done| {
+            while dots < u64::from(done) * DOTS / u64::from(pages.max(1)) {
+                dots += 1;
+                open = open.and(terminal.write(b"."));
+            }
+            let stop = open.and(terminal.flush()).and_then(|()| match host.interrupted() {
+                Some(stop) => Ok(stop),
+                None => terminal.interrupted(),
+            });
+            open = stop.map(|_| ());
+            stop == Ok(false)
+        });
+        open?;
+        match result {
+            Ok(whole) => terminal.write(if whole { b" good\n" } else { b" stopped\n" })?,
+            Err(error) => {
+                terminal.write(b" bad\n")?;
+                host.error(format_args!("{error}"), terminal)?;
+            }
+        }
+        Ok(result.is_ok())
     }
 
     /// Talks until the card is to be read again, or is gone, or the port is closed.
@@ -230,13 +277,20 @@ impl<P: Read + ReadReady + Write, H: Host, const N: usize> Console<P, H, N> {
                 return Ok(());
             }
             let out = &mut self.talk.terminal;
+            let vram = session.engine_mut().vram_mut();
             match PageKey::parse(self.editor.line()) {
                 PageKey::Status => pages::status(session.engine(), out)?,
                 PageKey::Page(number) => pages::page(session.engine(), number, out)?,
                 PageKey::Reset => {
-                    session.engine_mut().vram_mut().reset_meta();
+                    vram.reset_meta();
                     writeln!(out, "loads, retries and tags of all pages are forgotten")?;
+                    pages::save(vram, out)?;
                 }
+                PageKey::Write => pages::save(vram, out)?,
+                PageKey::Tag(page, tag) => match vram.tag(page, tag) {
+                    true => writeln!(out, "page {page} has tag {tag}")?,
+                    false => writeln!(out, "nothing is kept of page {page}")?,
+                },
                 PageKey::Help => out.write_str(pages::HELP)?,
                 PageKey::Quit => return Ok(()),
                 PageKey::Unknown => writeln!(out, "not a key of the debugger; H shows them")?,

@@ -3,17 +3,19 @@
 use core::fmt::{self, Write};
 
 use pageformer_engine::Engine;
-use pageformer_vram::Card;
+use pageformer_vram::{Card, Vram};
 
 use crate::report::Grouped;
 
 /// What `H` prints.
 pub(crate) const HELP: &str = "\
-S    all pages: how many, loaded, in RAM, bad
-P n  page n of the weights: tensor, checksum, loads, retries, writes, tag, in RAM or not
-R    forget what is known of the pages
-H    this
-Q    back to the chat (or Ctrl-C)
+S      all pages: how many, loaded, in RAM, bad
+P n    page n of the weights: tensor, checksum, loads, retries, writes, tag, in RAM or not
+T n t  give page n the tag t, 0 to 15
+W      write what is known of the pages to pages.meta on the card
+R      forget it, there too
+H      this
+Q      back to the chat (or Ctrl-C)
 ";
 
 /// A key of the debugger.
@@ -21,6 +23,8 @@ Q    back to the chat (or Ctrl-C)
 pub(crate) enum PageKey {
     Status,
     Page(u32),
+    Tag(u32, u8),
+    Write,
     Reset,
     Help,
     Quit,
@@ -36,6 +40,12 @@ impl PageKey {
         match (key, rest) {
             (Some('S'), "") => Self::Status,
             (Some('P'), number) => number.parse().map_or(Self::Unknown, Self::Page),
+            (Some('T'), numbers) => match numbers.split_once(' ').map(|(n, t)| (n.parse(), t.trim().parse()))
+            {
+                Some((Ok(page), Ok(tag @ 0..16))) => Self::Tag(page, tag),
+                _ => Self::Unknown,
+            },
+            (Some('W'), "") => Self::Write,
             (Some('R'), "") => Self::Reset,
             (Some('H' | '?'), "") => Self::Help,
             (Some('Q'), "") | (None, _) => Self::Quit,
@@ -52,14 +62,31 @@ pub(crate) fn status<C: Card>(engine: &Engine<'_, C>, out: &mut dyn Write) -> fm
     if vram.meta(0).is_none() {
         return writeln!(out, "too little RAM to keep more about them (4 B a page)");
     }
-    let (mut loaded, mut loads, mut retries, mut bad) = (0u32, 0u64, 0u64, 0u32);
+    let (mut loaded, mut loads, mut retries, mut bad, mut tagged) = (0u32, 0u64, 0u64, 0u32, 0u32);
     for meta in (0..pages).filter_map(|page| vram.meta(page)) {
         loaded += u32::from(meta.loads > 0);
         loads += u64::from(meta.loads);
         retries += u64::from(meta.retries);
         bad += u32::from(meta.bad());
+        tagged += u32::from(meta.tag() > 0);
     }
-    writeln!(out, "{loaded} loaded, {} loads, {retries} retries, {bad} bad", Grouped(loads))
+    writeln!(
+        out,
+        "{loaded} loaded, {} loads, {retries} retries, {bad} bad, {tagged} tagged",
+        Grouped(loads)
+    )?;
+    match vram.meta_writes() {
+        Some(writes) => writeln!(out, "pages.meta: written {writes} times since the export"),
+        None => writeln!(out, "that is kept in RAM only: the card has no sound pages.meta"),
+    }
+}
+
+/// Writes what is known of the pages to the card, and says so.
+pub(crate) fn save<C: Card>(vram: &mut Vram<'_, C>, out: &mut dyn Write) -> fmt::Result {
+    match vram.save_meta() {
+        Ok(writes) => writeln!(out, "written to pages.meta (write {writes} since the export)"),
+        Err(error) => writeln!(out, "in RAM only: {error}"),
+    }
 }
 
 /// What `P n` prints.
@@ -82,8 +109,8 @@ pub(crate) fn page<C: Card>(engine: &Engine<'_, C>, page: u32, out: &mut dyn Wri
     writeln!(out, "checksum: {sum}")?;
     writeln!(out, "loads:    {}{}", meta.loads, if meta.loads == u16::MAX { " or more" } else { "" })?;
     writeln!(out, "retries:  {}", meta.retries)?;
-    // Weights are read, never written.
-    writeln!(out, "writes:   0")?;
+    // Weights are read, never written; what is known of them is.
+    writeln!(out, "writes:   0; of its record {}", vram.meta_writes().unwrap_or(0))?;
     writeln!(out, "tag:      {}", meta.tag())
 }
 
@@ -99,6 +126,10 @@ mod tests {
             ("P12", PageKey::Page(12)),
             ("P", PageKey::Unknown),
             ("P -1", PageKey::Unknown),
+            ("t 7 15", PageKey::Tag(7, 15)),
+            ("T 7 16", PageKey::Unknown),
+            ("T 7", PageKey::Unknown),
+            ("w", PageKey::Write),
             ("r", PageKey::Reset),
             ("H", PageKey::Help),
             ("", PageKey::Quit),

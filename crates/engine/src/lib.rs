@@ -26,6 +26,7 @@ mod plan;
 mod sampler;
 mod session;
 mod tokenizer;
+mod verify;
 
 pub use error::Error;
 pub use forward::Engine;

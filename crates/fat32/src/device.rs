@@ -35,6 +35,17 @@ pub trait BlockDevice {
     fn finish_read(&mut self, first_sector: u32, buf: &mut [u8]) -> Result<(), DeviceError> {
         self.read(first_sector, buf)
     }
+
+    /// Overwrites the run of sectors that starts at `first_sector` with `bytes`, whose length is a multiple of 512 and not 0. They are
+    /// on the card when this returns. Nothing in this crate calls it.
+    ///
+    /// # Errors
+    /// [`DeviceError`] if one of the sectors could not be written: that one may hold anything then, the others are old or new.
+    /// The default says that the device can only be read.
+    fn write(&mut self, first_sector: u32, bytes: &[u8]) -> Result<(), DeviceError> {
+        let _ = (first_sector, bytes);
+        Err(DeviceError::ReadOnly)
+    }
 }
 
 impl<D: BlockDevice + ?Sized> BlockDevice for &mut D {
@@ -57,9 +68,13 @@ impl<D: BlockDevice + ?Sized> BlockDevice for &mut D {
     fn finish_read(&mut self, first_sector: u32, buf: &mut [u8]) -> Result<(), DeviceError> {
         (**self).finish_read(first_sector, buf)
     }
+
+    fn write(&mut self, first_sector: u32, bytes: &[u8]) -> Result<(), DeviceError> {
+        (**self).write(first_sector, bytes)
+    }
 }
 
-/// Why a device could not read.
+/// Why a device could not read or write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeviceError {
@@ -69,6 +84,8 @@ pub enum DeviceError {
     Removed,
     /// There is no such sector.
     OutOfRange,
+    /// The device cannot be written.
+    ReadOnly,
 }
 
 impl fmt::Display for DeviceError {
@@ -77,6 +94,7 @@ impl fmt::Display for DeviceError {
             Self::Io => "the card did not answer or its answer was damaged; check contacts, wiring and clock",
             Self::Removed => "there is no card; put it back",
             Self::OutOfRange => "the card has no such sector",
+            Self::ReadOnly => "the card can only be read",
         })
     }
 }

@@ -2,7 +2,9 @@
 
 use pageformer_card::{Layout, Manifest, PAGE_BYTES, Page, TensorTable};
 use pageformer_fat32::{BlockDevice, DeviceError, Extent, File, SectorCache, Volume};
-use pageformer_vram::{Arena, Card, CardFile, OutOfMemory, ReadError, read_manifest, read_tensors};
+use pageformer_vram::{
+    Arena, Card, CardFile, OutOfMemory, ReadError, WriteError, read_manifest, read_tensors,
+};
 
 use crate::error::MountError;
 use crate::files;
@@ -58,6 +60,7 @@ pub struct FatCard<'m, D> {
     index: Place<FILE_EXTENTS>,
     sums: Place<FILE_EXTENTS>,
     tokenizer: Place<FILE_EXTENTS>,
+    meta: Place<FILE_EXTENTS>,
     /// Layout `packed`.
     weights: Place<WEIGHTS_EXTENTS>,
     /// Layout `files`: the sector of every page of the weights.
@@ -123,13 +126,14 @@ fn find_files<'m, D: BlockDevice>(
 ) -> Result<(Volume, FatCard<'m, D>, Option<File>), MountError> {
     let mut cache = SectorCache::new(scratch(memory)?.1)?;
     let volume = Volume::open(&mut device, &mut cache)?;
-    let (mut index, mut sums, mut tokenizer, mut packed) = (None, None, None, None);
+    let (mut index, mut sums, mut tokenizer, mut meta, mut packed) = (None, None, None, None, None);
     let mut directory = volume.root();
     while let Some(entry) = directory.next(&mut device, &mut cache)? {
         let found = [
             ("index.json", &mut index),
             ("pages.crc", &mut sums),
             ("tokenizer.bin", &mut tokenizer),
+            ("pages.meta", &mut meta),
             ("weights.pages", &mut packed),
         ];
         if let Some((_, slot)) = found.into_iter().find(|(name, _)| entry.is(name)) {
@@ -142,7 +146,9 @@ fn find_files<'m, D: BlockDevice>(
     let index = place("index.json", index)?;
     let sums = place("pages.crc", sums)?;
     let tokenizer = place("tokenizer.bin", tokenizer)?;
-    let card = FatCard { device, index, sums, tokenizer, weights: Place::NOWHERE, page_sectors: None };
+    // A card does without it, also when it lies in too many pieces.
+    let meta = place("pages.meta", meta).unwrap_or(Place::NOWHERE);
+    let card = FatCard { device, index, sums, tokenizer, meta, weights: Place::NOWHERE, page_sectors: None };
     Ok((volume, card, packed))
 }
 
@@ -163,6 +169,7 @@ impl<D> FatCard<'_, D> {
             (CardFile::Index, _) => self.index.run(page),
             (CardFile::Sums, _) => self.sums.run(page),
             (CardFile::Tokenizer, _) => self.tokenizer.run(page),
+            (CardFile::Meta, _) => self.meta.run(page),
             (CardFile::Weights, None) => self.weights.run(page),
             (CardFile::Weights, Some(sectors)) => {
                 let sectors = sectors.get(page as usize..)?;
@@ -201,6 +208,7 @@ impl<D: BlockDevice> Card for FatCard<'_, D> {
             (CardFile::Index, _) => self.index.bytes.into(),
             (CardFile::Sums, _) => self.sums.bytes.into(),
             (CardFile::Tokenizer, _) => self.tokenizer.bytes.into(),
+            (CardFile::Meta, _) => self.meta.bytes.into(),
             (CardFile::Weights, None) => self.weights.bytes.into(),
             (CardFile::Weights, Some(sectors)) => sectors.len() as u64 * PAGE_BYTES as u64,
         }
@@ -226,6 +234,22 @@ impl<D: BlockDevice> Card for FatCard<'_, D> {
 
     fn finish_read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
         self.read_pieces(file, first, pages, D::finish_read)
+    }
+
+    fn write_meta(&mut self, first: u32, pages: &[Page]) -> Result<(), WriteError> {
+        for (page, bytes) in (first..).zip(pages) {
+            if (u64::from(page) + 1) * PAGE_BYTES as u64 > u64::from(self.meta.bytes) {
+                return Err(WriteError::Truncated);
+            }
+            let (sector, _) = self.meta.run(page).ok_or(WriteError::Truncated)?;
+            self.device.write(sector, bytes).map_err(|error| match error {
+                DeviceError::Removed => WriteError::NoCard,
+                DeviceError::OutOfRange => WriteError::Truncated,
+                DeviceError::ReadOnly => WriteError::ReadOnly,
+                _ => WriteError::Device,
+            })?;
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pageformer_card::Page;
-use pageformer_vram::{Card, CardFile, ReadError};
+use pageformer_vram::{Card, CardFile, ReadError, WriteError};
 
 /// Time that only passes when somebody says so. Clones show the same time.
 #[derive(Clone, Debug, Default)]
@@ -134,6 +134,10 @@ impl<C: Card> Card for Timed<C> {
             }
         }
         self.read(file, first, pages)
+    }
+
+    fn write_meta(&mut self, first: u32, pages: &[Page]) -> Result<(), WriteError> {
+        self.card.write_meta(first, pages)
     }
 }
 

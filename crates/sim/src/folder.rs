@@ -1,17 +1,20 @@
 //! A card in a folder of the PC.
 
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use pageformer_card::tensor::group_cells;
 use pageformer_card::{
     CELLS_PER_PAGE, Layout, Manifest, PAGE_BYTES, Page, PageFile, TensorKind, TensorTable,
 };
-use pageformer_vram::{Card, CardFile, ReadError};
+use pageformer_vram::{Card, CardFile, ReadError, WriteError};
 
 use crate::host::OpenError;
 use crate::memory::read_slice;
+
+/// The file that is written.
+const META: &str = "pages.meta";
 
 /// A card in a folder.
 pub struct FolderCard {
@@ -135,6 +138,7 @@ impl Card for FolderCard {
             (CardFile::Index, _) => self.index.len() as u64,
             (CardFile::Sums, _) => self.sums.len() as u64,
             (CardFile::Tokenizer, _) => self.tokenizer.len() as u64,
+            (CardFile::Meta, _) => fs::metadata(self.dir.join(META)).map_or(0, |metadata| metadata.len()),
             (CardFile::Weights, Weights::Packed(_, bytes)) => *bytes,
             (CardFile::Weights, Weights::Files(pages)) => (pages.len() * PAGE_BYTES) as u64,
         }
@@ -145,6 +149,10 @@ impl Card for FolderCard {
             (CardFile::Index, _) => read_slice(&self.index, first, pages),
             (CardFile::Sums, _) => read_slice(&self.sums, first, pages),
             (CardFile::Tokenizer, _) => read_slice(&self.tokenizer, first, pages),
+            (CardFile::Meta, _) => {
+                let bytes = fs::read(self.dir.join(META)).map_err(|_| ReadError::Truncated)?;
+                read_slice(&bytes, first, pages)
+            }
             (CardFile::Weights, Weights::Packed(file, bytes)) => {
                 let into = pages.as_flattened_mut();
                 let from = u64::from(first) * PAGE_BYTES as u64;
@@ -160,5 +168,22 @@ impl Card for FolderCard {
                 self.read_file(file, within, std::slice::from_mut(bytes))
             }),
         }
+    }
+
+    fn write_meta(&mut self, first: u32, pages: &[Page]) -> Result<(), WriteError> {
+        let (from, bytes) = (u64::from(first) * PAGE_BYTES as u64, pages.as_flattened());
+        if from + bytes.len() as u64 > self.bytes(CardFile::Meta) {
+            return Err(WriteError::Truncated);
+        }
+        let write = || {
+            let mut file = OpenOptions::new().write(true).open(self.dir.join(META))?;
+            file.seek(SeekFrom::Start(from))?;
+            file.write_all(bytes)?;
+            file.sync_data()
+        };
+        write().map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => WriteError::ReadOnly,
+            _ => WriteError::Device,
+        })
     }
 }

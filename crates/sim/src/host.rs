@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use pageformer_card::{Layout, Manifest, ManifestError, PAGE_BYTES, Page, PageFile, TensorTable};
 use pageformer_mount::{FatCard, MountError, Mounted, mount};
-use pageformer_vram::{Arena, Card, CardFile, OutOfMemory, ReadError, read_manifest, read_tensors};
+use pageformer_vram::{
+    Arena, Card, CardFile, OutOfMemory, ReadError, WriteError, read_manifest, read_tensors,
+};
 
 use crate::folder::FolderCard;
 use crate::image::FileDevice;
@@ -172,6 +174,15 @@ impl Card for HostCard<'_> {
             HostCard::Folder(card) => card.read(file, first, pages),
             HostCard::Image(card) => card.read(file, first, pages),
             HostCard::Memory(card) => card.read(file, first, pages),
+        }
+    }
+
+    fn write_meta(&mut self, first: u32, pages: &[Page]) -> Result<(), WriteError> {
+        match self {
+            HostCard::Folder(card) => card.write_meta(first, pages),
+            HostCard::Image(card) => card.write_meta(first, pages),
+            // It would be gone with the program.
+            HostCard::Memory(_) => Err(WriteError::ReadOnly),
         }
     }
 }

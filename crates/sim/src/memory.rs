@@ -1,7 +1,7 @@
 //! A card in memory.
 
 use pageformer_card::{PAGE_BYTES, Page};
-use pageformer_vram::{Card, CardFile, ReadError};
+use pageformer_vram::{Card, CardFile, ReadError, WriteError};
 
 /// The files of a card in layout `packed`, in memory.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +14,8 @@ pub struct MemoryCard {
     pub sums: Vec<u8>,
     /// `tokenizer.bin`.
     pub tokenizer: Vec<u8>,
+    /// `pages.meta`.
+    pub meta: Vec<u8>,
 }
 
 impl MemoryCard {
@@ -26,6 +28,7 @@ impl MemoryCard {
                 "weights.pages" => card.weights = bytes.to_vec(),
                 "pages.crc" => card.sums = bytes.to_vec(),
                 "tokenizer.bin" => card.tokenizer = bytes.to_vec(),
+                "pages.meta" => card.meta = bytes.to_vec(),
                 _ => {}
             }
         }
@@ -38,6 +41,7 @@ impl MemoryCard {
             CardFile::Weights => &self.weights,
             CardFile::Sums => &self.sums,
             CardFile::Tokenizer => &self.tokenizer,
+            CardFile::Meta => &self.meta,
         }
     }
 }
@@ -49,6 +53,13 @@ impl Card for MemoryCard {
 
     fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
         read_slice(self.file(file), first, pages)
+    }
+
+    fn write_meta(&mut self, first: u32, pages: &[Page]) -> Result<(), WriteError> {
+        let (from, bytes) = (first as usize * PAGE_BYTES, pages.as_flattened());
+        let place = self.meta.get_mut(from..from + bytes.len()).ok_or(WriteError::Truncated)?;
+        place.copy_from_slice(bytes);
+        Ok(())
     }
 }
 

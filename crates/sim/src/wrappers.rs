@@ -1,7 +1,7 @@
 //! Cards around cards: one that notes what is read, and one that spoils it.
 
 use pageformer_card::Page;
-use pageformer_vram::{Card, CardFile, ReadError};
+use pageformer_vram::{Card, CardFile, ReadError, WriteError};
 
 /// A read that was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,10 @@ impl<C: Card> Card for Traced<C> {
     fn finish_read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
         self.reads.push(Read { file, first, pages: pages.len() as u32 });
         self.card.finish_read(file, first, pages)
+    }
+
+    fn write_meta(&mut self, first: u32, pages: &[Page]) -> Result<(), WriteError> {
+        self.card.write_meta(first, pages)
     }
 }
 
@@ -155,5 +159,9 @@ impl<C: Card> Card for Faulty<C> {
     fn finish_read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
         self.card.finish_read(file, first, pages)?;
         self.spoil(file, first, pages)
+    }
+
+    fn write_meta(&mut self, first: u32, pages: &[Page]) -> Result<(), WriteError> {
+        self.card.write_meta(first, pages)
     }
 }

@@ -162,6 +162,7 @@ pub fn export(
         NamedFile { name: "index.json".into(), bytes: index.into_bytes() },
         NamedFile { name: "pages.crc".into(), bytes: sums.concat() },
         NamedFile { name: "tokenizer.bin".into(), bytes: vocabulary.concat() },
+        NamedFile { name: "pages.meta".into(), bytes: writer::meta_pages(weights.len() as u32).concat() },
     ];
     match layout {
         Layout::Packed => files.push(NamedFile { name: "weights.pages".into(), bytes: weights.concat() }),

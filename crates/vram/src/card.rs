@@ -15,6 +15,8 @@ pub enum CardFile {
     Sums,
     /// `tokenizer.bin`.
     Tokenizer,
+    /// `pages.meta`, the only one that is written.
+    Meta,
 }
 
 impl fmt::Display for CardFile {
@@ -24,6 +26,7 @@ impl fmt::Display for CardFile {
             CardFile::Weights => "weights",
             CardFile::Sums => "pages.crc",
             CardFile::Tokenizer => "tokenizer.bin",
+            CardFile::Meta => "pages.meta",
         })
     }
 }
@@ -51,6 +54,33 @@ impl fmt::Display for ReadError {
 }
 
 impl core::error::Error for ReadError {}
+
+/// Why pages could not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The card cannot be written, here or at all.
+    ReadOnly,
+    /// The device failed.
+    Device,
+    /// There is no card (any more).
+    NoCard,
+    /// The file ends before these pages, or is not there.
+    Truncated,
+}
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WriteError::ReadOnly => "the card can only be read",
+            WriteError::Device => "the device reports a write error; check the card and its contacts",
+            WriteError::NoCard => "the card is gone; put it back",
+            WriteError::Truncated => "the file is missing or too short; export the card again",
+        })
+    }
+}
+
+impl core::error::Error for WriteError {}
 
 /// Reads runs of pages. Implemented by cards on a block device, in a folder, in memory, and by wrappers
 /// that trace, time or spoil what they wrap.
@@ -90,6 +120,17 @@ pub trait Card {
     fn finish_read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
         self.read(file, first, pages)
     }
+
+    /// Overwrites pages of [`CardFile::Meta`] from `first` on, in place: no other file is ever written, and none grows. What was
+    /// written is on the card when this returns.
+    ///
+    /// # Errors
+    /// If not all of the pages could be written; the page that was being written may hold anything then. The default says
+    /// that the card can only be read.
+    fn write_meta(&mut self, first: u32, pages: &[Page]) -> Result<(), WriteError> {
+        let _ = (first, pages);
+        Err(WriteError::ReadOnly)
+    }
 }
 
 impl<C: Card + ?Sized> Card for &mut C {
@@ -111,6 +152,10 @@ impl<C: Card + ?Sized> Card for &mut C {
 
     fn finish_read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
         (**self).finish_read(file, first, pages)
+    }
+
+    fn write_meta(&mut self, first: u32, pages: &[Page]) -> Result<(), WriteError> {
+        (**self).write_meta(first, pages)
     }
 }
 

@@ -18,11 +18,13 @@
 mod arena;
 mod card;
 mod meta;
+mod meta_file;
 mod pinning;
 mod vram;
 
 pub use arena::{Arena, OutOfMemory};
-pub use card::{Card, CardFile, IndexReader, ReadError, read_manifest, read_tensors};
+pub use card::{Card, CardFile, IndexReader, ReadError, WriteError, read_manifest, read_tensors};
 pub use meta::PageMeta;
+pub use meta_file::{MetaError, read_meta};
 pub use pinning::Pinning;
 pub use vram::{Fault, Frames, Stats, Vram};

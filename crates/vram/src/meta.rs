@@ -20,8 +20,8 @@ impl PageMeta {
         u32::from(self.loads) << 16 | u32::from(self.retries) << 8 | u32::from(self.bits)
     }
 
-    /// The inverse of [`Self::to_bits`].
-    pub(crate) fn from_bits(bits: u32) -> Self {
+    /// The metadata that the 4 bytes stand for, in memory or in `pages.meta`.
+    pub fn from_bits(bits: u32) -> Self {
         Self { loads: (bits >> 16) as u16, retries: (bits >> 8) as u8, bits: bits as u8 }
     }
 
@@ -43,6 +43,11 @@ impl PageMeta {
     /// Gives the page a tag; only the lower four bits count.
     pub fn set_tag(&mut self, tag: u8) {
         self.bits = self.bits & 0x0F | tag << 4;
+    }
+
+    /// What the card keeps of it: all but the state of the checksum, which is about what is read now.
+    pub(crate) fn kept(self) -> Self {
+        Self { bits: self.bits & 0xF0, ..self }
     }
 
     pub(crate) fn loaded(&mut self, good: bool) {

@@ -9,6 +9,7 @@ use pageformer_card::{PAGE_BYTES, Page};
 
 use crate::card::{Card, CardFile, ReadError};
 use crate::meta::PageMeta;
+use crate::meta_file::{MetaError, MetaFile};
 use crate::pinning::Pinning;
 
 /// How often a failing read is tried again.
@@ -86,6 +87,7 @@ struct Loader<'m, C> {
     /// The page of `pages.crc` in `sums[0]`, unless `sums` holds all of them.
     sums_tag: Option<u32>,
     meta: &'m mut [u32],
+    meta_file: MetaFile,
     stats: Stats,
 }
 
@@ -214,20 +216,30 @@ pub struct Vram<'m, C> {
 const NOTHING: u32 = u32::MAX;
 
 impl<'m, C: Card> Vram<'m, C> {
-    /// Takes over a card and the memory for it, checks `index.json` against its checksum and loads the
-    /// pinned pages.
+    /// Takes over a card and the memory for it, checks `index.json` against its checksum, and loads the metadata of the
+    /// pages, where the card has it, and the pinned pages.
     ///
     /// # Errors
     /// If a page cannot be read or is damaged.
-    pub fn start(card: C, layout: SumLayout, pinning: Pinning, frames: Frames<'m>) -> Result<Self, Fault> {
+    pub fn start(
+        mut card: C,
+        layout: SumLayout,
+        pinning: Pinning,
+        frames: Frames<'m>,
+    ) -> Result<Self, Fault> {
         frames.side_tags.fill(NOTHING);
         frames.meta.fill(0);
+        let meta_file = match frames.side.first_mut() {
+            Some(frame) => MetaFile::load(&mut card, frames.meta, frame),
+            None => MetaFile::default(),
+        };
         let loader = Loader {
             card,
             layout,
             sums: frames.sums,
             sums_tag: None,
             meta: frames.meta,
+            meta_file,
             stats: Stats::default(),
         };
         let mut vram = Self {
@@ -407,9 +419,59 @@ impl<'m, C: Card> Vram<'m, C> {
         self.loader.meta.get(page as usize).map(|bits| PageMeta::from_bits(*bits))
     }
 
-    /// Forgets the metadata of all pages, tags included.
+    /// Forgets the metadata of all pages, tags included; what the card has of it stays until [`Self::save_meta`].
     pub fn reset_meta(&mut self) {
         self.loader.meta.fill(0);
+    }
+
+    /// Gives a page of the weights a tag, 0 to 15. `false` if no metadata of it is kept.
+    pub fn tag(&mut self, page: u32, tag: u8) -> bool {
+        let there = (page as usize) < self.loader.meta.len();
+        self.loader.note(CardFile::Weights, page, |meta| meta.set_tag(tag));
+        there
+    }
+
+    /// Writes the metadata to the card, so that it is there after the next start; returns how often that was done since the
+    /// card was exported. When power fails meanwhile, the metadata is what it was at the write before.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be written. The metadata in RAM stays as it is.
+    pub fn save_meta(&mut self) -> Result<u32, MetaError> {
+        let (Some(frame), Some(tag)) = (self.side.first_mut(), self.side_tags.first_mut()) else {
+            return Err(MetaError::NotKept);
+        };
+        *tag = NOTHING;
+        let Loader { card, meta, meta_file, .. } = &mut self.loader;
+        meta_file.save(card, meta, frame)
+    }
+
+    /// How often the metadata was written to the card since it was exported; `None` if it lives in RAM only.
+    pub fn meta_writes(&self) -> Option<u32> {
+        self.loader.meta_file.newest
+    }
+
+    /// Reads pages of a file from `first` on, at most `most` (1 or more), and checks them: for whoever wants to know
+    /// whether a card is sound. Returns how many they were. Pages that stay in memory are not read again.
+    ///
+    /// # Errors
+    /// If a page cannot be read or is damaged.
+    pub fn check(&mut self, file: CardFile, first: u32, most: u32) -> Result<u32, Fault> {
+        if file == CardFile::Weights && first < self.pinning.tape {
+            return Ok(self.pages(first, most)?.len() as u32);
+        }
+        let frames = match self.ring.is_empty() {
+            false => {
+                self.ring_holds = None;
+                &mut *self.ring
+            }
+            true => {
+                self.side_tags.iter_mut().take(1).for_each(|tag| *tag = NOTHING);
+                self.side.get_mut(..1).unwrap_or(&mut [])
+            }
+        };
+        let n = frames.len().min(most as usize);
+        self.loader.load(file, first, frames.get_mut(..n).unwrap_or(&mut []), false)?;
+        Ok(n as u32)
     }
 
     /// Whether a page of the tape is in memory for good.

@@ -38,6 +38,7 @@ impl Numbered {
             CardFile::Weights => self.layout.weights_pages,
             CardFile::Tokenizer => self.layout.tokenizer_pages,
             CardFile::Sums => layout.pages(),
+            CardFile::Meta => 0,
         };
         if number >= pages {
             return None;
@@ -66,6 +67,7 @@ impl Card for Numbered {
             CardFile::Weights => u64::from(self.layout.weights_pages) * 512,
             CardFile::Tokenizer => u64::from(self.layout.tokenizer_pages) * 512,
             CardFile::Sums => u64::from(self.layout.pages()) * 512,
+            CardFile::Meta => 0,
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use pageformer_card::tensor::group_cells;
-use pageformer_card::writer::{sum_pages, to_pages};
+use pageformer_card::writer::{meta_pages, sum_pages, to_pages};
 use pageformer_card::{CELLS_PER_PAGE, Layout, PageFile, TensorKind};
 use pageformer_image::{FileSource, Options, write_image};
 use pageformer_sim::open;
@@ -44,6 +44,10 @@ pub fn files(dir: &Path) -> Result<Vec<String>> {
     let mut memory = vec![0; TABLES];
     let opened = open(dir, &mut Arena::new(&mut memory))?;
     let mut names: Vec<String> = ["index.json", "pages.crc", "tokenizer.bin"].map(String::from).into();
+    // Cards of before there was one do without.
+    if dir.join("pages.meta").exists() {
+        names.push("pages.meta".into());
+    }
     match opened.card.page_files() {
         None => names.push("weights.pages".into()),
         Some(pages) => {
@@ -80,6 +84,7 @@ pub fn page_by_page(packed: &Path, dir: &Path) -> Result<PathBuf> {
     fs::create_dir_all(dir)?;
     fs::write(dir.join("index.json"), &index)?;
     fs::write(dir.join("tokenizer.bin"), tokenizer.concat())?;
+    fs::write(dir.join("pages.meta"), meta_pages(weights.len() as u32).concat())?;
     fs::write(dir.join("pages.crc"), sum_pages(&weights, &tokenizer, index.as_bytes()).concat())?;
     let shape = &opened.manifest.shape;
     for tensor in shape.iter_tensors() {

@@ -18,6 +18,7 @@ mod boot;
 mod run;
 mod sd;
 mod slot;
+mod spaced;
 
 pub use boot::{BootError, Booted, boot};
 pub use run::run;

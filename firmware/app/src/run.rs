@@ -1,7 +1,5 @@
 //! The loop around everything.
 
-use core::fmt::Write as _;
-
 use embedded_io::{Read, ReadReady, Write};
 use pageformer_console::{Closed, Console, End, Host};
 
@@ -18,15 +16,20 @@ where
     P: Read + ReadReady + Write,
     H: Host,
 {
+    let mut asked = false;
     loop {
-        let end = talk(slot, memory, console);
-        let end = match end {
-            End::CardGone => {
-                let mut watch = Watch { present: slot.present(), idle: 0 };
-                console.wait(&mut || watch.put_in(slot))
-            }
-            end => end,
-        };
+        let mut end = talk(slot, memory, console, asked);
+        // Whoever types /card wants all of it to be looked at.
+        asked = end == End::Reload;
+        if end == End::CardGone {
+            let mut watch = Watch { present: slot.present(), idle: 0 };
+            asked = true;
+            end = console.wait(&mut || {
+                let put_in = watch.put_in(slot);
+                asked &= !put_in;
+                put_in
+            });
+        }
         if end == End::Closed {
             return Closed;
         }
@@ -35,7 +38,7 @@ where
 
 /// Boots and talks, once.
 #[inline(never)]
-fn talk<S, P, H>(slot: &mut S, memory: &mut [u64], console: &mut Console<P, H>) -> End
+fn talk<S, P, H>(slot: &mut S, memory: &mut [u64], console: &mut Console<P, H>, asked: bool) -> End
 where
     S: CardSlot,
     P: Read + ReadReady + Write,
@@ -43,11 +46,15 @@ where
 {
     // Matched by reference: a session of a kilobyte and more must not be on the stack twice.
     match &mut boot(slot, memory) {
-        Ok(session) => match console.banner(session) {
-            Ok(()) => console.run(session),
+        Ok(session) => match console.verify(session, asked) {
+            Ok(true) => match console.banner(session) {
+                Ok(()) => console.run(session),
+                Err(Closed) => End::Closed,
+            },
+            Ok(false) => End::CardGone,
             Err(Closed) => End::Closed,
         },
-        Err(error) => match writeln!(console.terminal(), "\nerror: {error}") {
+        Err(error) => match console.error(format_args!("{error}")) {
             Ok(()) => End::CardGone,
             Err(_) => End::Closed,
         },

@@ -7,6 +7,7 @@ use embedded_sdmmc::{Block, BlockDevice as _, BlockIdx, SdCard};
 use pageformer_fat32::{BlockDevice, DeviceError, SECTOR_BYTES};
 
 use crate::CardSlot;
+use crate::spaced::Spaced;
 
 /// R1 of a card that has just been reset.
 const IDLE: u8 = 0x01;
@@ -16,7 +17,7 @@ const IDLE: u8 = 0x01;
 /// When a read fails, the card is reset and read once more: what remains an error is one of the card itself, or
 /// there is none any more.
 pub struct SdSlot<SPI: SpiDevice, DELAY: DelayNs> {
-    card: SdCard<SPI, DELAY>,
+    card: SdCard<Spaced<SPI>, DELAY>,
     sectors: u32,
 }
 
@@ -24,12 +25,12 @@ impl<SPI: SpiDevice, DELAY: DelayNs> SdSlot<SPI, DELAY> {
     /// A slot. The bus should run at 400 kHz or less until [`CardSlot::acquire`] has been successful.
     pub fn new(spi: SPI, delay: DELAY) -> Self {
         let options = AcquireOpts { use_crc: true, acquire_retries: 20 };
-        Self { card: SdCard::new_with_options(spi, delay, options), sectors: 0 }
+        Self { card: SdCard::new_with_options(Spaced(spi), delay, options), sectors: 0 }
     }
 
     /// The bus, to change its clock.
     pub fn spi<T>(&self, change: impl FnOnce(&mut SPI) -> T) -> T {
-        self.card.spi(change)
+        self.card.spi(|spaced| change(&mut spaced.0))
     }
 }
 
@@ -74,6 +75,26 @@ impl<SPI: SpiDevice, DELAY: DelayNs> BlockDevice for SdSlot<SPI, DELAY> {
             return Err(DeviceError::Removed);
         }
         self.card.read(blocks, BlockIdx(first_sector)).map_err(|_| DeviceError::Io)
+    }
+
+    fn write(&mut self, first_sector: u32, bytes: &[u8]) -> Result<(), DeviceError> {
+        let end = first_sector.checked_add((bytes.len() / SECTOR_BYTES) as u32);
+        if bytes.len() < SECTOR_BYTES || end.is_none_or(|end| end > self.sectors) {
+            return Err(DeviceError::OutOfRange);
+        }
+        let mut block = Block::new();
+        for (number, sector) in (first_sector..).zip(bytes.chunks_exact(SECTOR_BYTES)) {
+            block.contents.copy_from_slice(sector);
+            // The driver waits until the card is done with it, and asks how it went.
+            let blocks = core::slice::from_ref(&block);
+            if self.card.write(blocks, BlockIdx(number)).is_err() {
+                if !self.present() {
+                    return Err(DeviceError::Removed);
+                }
+                self.card.write(blocks, BlockIdx(number)).map_err(|_| DeviceError::Io)?;
+            }
+        }
+        Ok(())
     }
 }
 

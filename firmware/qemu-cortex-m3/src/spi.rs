@@ -48,7 +48,8 @@ impl CardSpi {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        self.ocr_awaited = bytes.first() == Some(&READ_OCR);
+        // A command has 6 bytes; what is longer is data.
+        self.ocr_awaited = bytes.len() == 6 && bytes.first() == Some(&READ_OCR);
         self.exchange(bytes.len(), |at| bytes[at], |_, _| {});
     }
 

@@ -64,6 +64,10 @@ fn files(dir: &std::path::Path) -> Result<Vec<(String, FileSource)>> {
     let mut memory = buffer(64 << 20);
     let opened = open(dir, &mut Arena::new(&mut memory))?;
     let mut names: Vec<String> = ["index.json", "pages.crc", "tokenizer.bin"].map(String::from).into();
+    // Cards of before there was one do without.
+    if dir.join("pages.meta").exists() {
+        names.push("pages.meta".into());
+    }
     match opened.card.page_files() {
         None => names.push("weights.pages".into()),
         Some(pages) => {

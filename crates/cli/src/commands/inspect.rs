@@ -6,7 +6,7 @@ use pageformer_card::page::pages_for;
 use pageformer_card::tensor::group_cells;
 use pageformer_card::{Layout, Mlp, Norm, PAGE_BYTES, Role, Tensor, TensorKind, TensorTable};
 use pageformer_sim::{HostCard, Opened};
-use pageformer_vram::{Arena, Card, CardFile};
+use pageformer_vram::{Arena, Card, CardFile, PageMeta, read_meta};
 use serde_json::json;
 
 use crate::card::CardArg;
@@ -77,6 +77,8 @@ impl Inspect {
                 "checksum_bytes": card.bytes(CardFile::Sums),
                 "tokenizer_bytes": card.bytes(CardFile::Tokenizer),
                 "index_bytes": card.bytes(CardFile::Index),
+                "metadata_bytes": card.bytes(CardFile::Meta),
+                "metadata_writes": metadata(&mut card, &table).map(|(writes, _)| writes),
                 "tensors": tensors,
             });
             println!("{object:#}");
@@ -117,6 +119,9 @@ impl Inspect {
             "  chat       {}",
             if manifest.chat.is_some() { "has a chat template" } else { "continues texts" }
         );
+        if let Some((writes, loaded)) = metadata(&mut card, &table) {
+            println!("  metadata   written {writes} times by a device; {loaded} pages with loads");
+        }
         let mut tensors = Table::new(["\ntensor", "shape", "first page", "pages", "masks", "density"]);
         for r in &rows {
             let density = r.density().map_or("-".into(), |d| format!("{d:.3}"));
@@ -133,6 +138,13 @@ impl Inspect {
         print!("\n{}", shares(&card, &rows));
         Ok(())
     }
+}
+
+/// How often a device wrote `pages.meta`, and the pages that it had loaded by then, if the card has the file.
+fn metadata(card: &mut HostCard<'_>, table: &TensorTable<'_>) -> Option<(u32, usize)> {
+    let mut records = vec![0; table.pages() as usize];
+    let writes = read_meta(card, &mut records, &mut [0; PAGE_BYTES])?;
+    Some((writes, records.into_iter().filter(|bits| PageMeta::from_bits(*bits).loads > 0).count()))
 }
 
 /// Every tensor, with its masks counted.
@@ -189,6 +201,7 @@ fn shares(card: &HostCard<'_>, rows: &[Row]) -> Table {
         ("checksums", card.bytes(CardFile::Sums)),
         ("tokenizer", card.bytes(CardFile::Tokenizer)),
         ("index.json", card.bytes(CardFile::Index)),
+        ("metadata", card.bytes(CardFile::Meta)),
     ];
     let all: u64 = parts.iter().map(|(_, n)| n).sum();
     let mut table = Table::new(["where bytes go", "bytes", "share", ""]);

@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use pageformer_card::meta::MetaLayout;
 use pageformer_card::page::{checksum, f32_at, u32_at};
 use pageformer_card::sums::SumLayout;
 use pageformer_card::tensor::group_cells;
 use pageformer_card::tokenizer::TokenizerHeader;
 use pageformer_card::{CELLS_PER_PAGE, PAGE_BYTES, Page, Tensor, TensorKind, TileRecord};
 use pageformer_sim::{HostCard, Opened};
-use pageformer_vram::{Arena, Card, CardFile};
+use pageformer_vram::{Arena, Card, CardFile, read_meta};
 use serde_json::json;
 
 use crate::card::CardArg;
@@ -119,6 +120,7 @@ impl Check {
                 self.problem("tokenizer.bin", error);
             }
         }
+        self.metadata(card, sums.weights_pages);
         let Some(weights) = self.read_all(card, CardFile::Weights, sums.weights_pages) else { return };
         for (number, page) in (0..).zip(&weights) {
             if sum(sums.of_weights(number)) != Some(checksum(page)) {
@@ -134,6 +136,23 @@ impl Check {
             if let Some(pages) = weights.get(range.start as usize..range.end as usize) {
                 self.tensor(tensor, table.shape().kind(tensor), pages);
             }
+        }
+    }
+
+    /// Whether `pages.meta`, which a card need not have, is one of this card and has a slot that is whole.
+    fn metadata(&mut self, card: &mut HostCard<'_>, weights_pages: u32) {
+        let (layout, found) = (MetaLayout { records: weights_pages }, card.bytes(CardFile::Meta));
+        if found == 0 {
+            return;
+        }
+        if !layout.is_size(found) {
+            let expected = u64::from(layout.pages()) * PAGE_BYTES as u64;
+            let what = format!("{found} bytes where {weights_pages} pages of weights ask for {expected}");
+            return self.problem("pages.meta", what);
+        }
+        self.checked += u64::from(layout.pages());
+        if read_meta(card, &mut vec![0; weights_pages as usize], &mut [0; PAGE_BYTES]).is_none() {
+            self.problem("pages.meta", "neither of its two slots is whole");
         }
     }
 

@@ -120,3 +120,28 @@ fn an_answer_ends_before_the_stop_text() {
     let at = whole.find(stop).unwrap();
     assert_eq!(cut, format!("{}\n", &whole[..at]));
 }
+
+#[test]
+fn what_the_page_debugger_writes_is_there_the_next_time() {
+    let place = Place::with_tiny_model();
+    place.ok("export model -o packed");
+    place.ok("export model -o files --layout files");
+    place.ok("image packed -o packed.img");
+    place.ok("image files -o files.img");
+    for card in ["packed", "files", "packed.img", "files.img"] {
+        let chat = |keys: &str| {
+            let ran = place.run_with(&format!("chat {card}"), &format!("/pages\n{keys}Q\n"));
+            assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:#?}");
+            ran.out
+        };
+        assert!(chat("T 3 7\n").contains("page 3 has tag 7"));
+        assert!(chat("P 3\nT 3 9\nW\n").contains("tag:      0"), "it was not written");
+        let said = chat("P 3\nS\nR\n");
+        assert!(said.contains("tag:      9") && said.contains("written 1 times since the export"), "{said}");
+        assert!(said.contains("(write 2 since the export)"), "{said}");
+        let said = chat("P 3\n");
+        assert!(said.contains("tag:      0") && said.contains("of its record 2"), "{said}");
+        assert_eq!(place.json(&format!("inspect {card}"))["metadata_writes"], 2);
+        place.ok(&format!("verify {card}"));
+    }
+}

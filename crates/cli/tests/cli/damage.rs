@@ -170,3 +170,34 @@ fn a_card_of_the_sketch_is_not_a_card_of_ours() {
     write_sketch(&place.path("sketch"));
     place.fails_with("run sketch --prompt Hello", &["sketch", "pages.crc"]);
 }
+
+#[test]
+fn metadata_is_checked_and_a_card_does_without() {
+    let place = Place::with_tiny_card();
+    let path = place.path("card/pages.meta");
+    let good = fs::read(&path).unwrap();
+    let ran = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        place.ok("run card --prompt Hello --max-tokens 3");
+        place.run("verify card")
+    };
+    assert_eq!(ran(&good).code, Some(0));
+    // One slot is enough: that is what two are for.
+    let torn = [&good[..good.len() / 2], &vec![0x5A; good.len() / 2]].concat();
+    assert_eq!(ran(&torn).code, Some(0));
+    let short = ran(&good[512..]);
+    assert_eq!(short.code, Some(1));
+    assert!(short.out.contains("pages.meta: ") && short.out.contains(&good.len().to_string()), "{short:#?}");
+    let mut flipped = good.clone();
+    flipped[512 + 3] ^= 1;
+    let flipped = ran(&flipped);
+    assert_eq!(flipped.code, Some(1));
+    assert!(flipped.out.contains("pages.meta: neither of its two slots is whole"), "{flipped:#?}");
+    // Cards of before there was one have none.
+    fs::remove_file(&path).unwrap();
+    for command in ["verify card", "inspect card", "image card -o card.img", "verify card.img"] {
+        place.ok(command);
+    }
+    let said = place.run_with("chat card", "/pages\nT 3 7\nP 3\nR\nQ\n").out;
+    assert!(said.contains("tag:      7") && said.contains("in RAM only: the card has no sound"), "{said}");
+}

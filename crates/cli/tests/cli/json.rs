@@ -77,11 +77,15 @@ fn inspect_accounts_for_every_page() {
     assert_eq!((&got["tape_pages"], &got["weights_pages"]), (&next.into(), &next.into()));
     assert_eq!(fs::metadata(place.path("card/weights.pages")).unwrap().len(), next * 512);
     assert_eq!(got["tape_bytes"], next * 512);
-    for (key, file) in
-        [("checksum_bytes", "pages.crc"), ("tokenizer_bytes", "tokenizer.bin"), ("index_bytes", "index.json")]
-    {
+    for (key, file) in [
+        ("checksum_bytes", "pages.crc"),
+        ("tokenizer_bytes", "tokenizer.bin"),
+        ("index_bytes", "index.json"),
+        ("metadata_bytes", "pages.meta"),
+    ] {
         assert_eq!(got[key], fs::metadata(place.path("card").join(file)).unwrap().len(), "{key}");
     }
+    assert_eq!(got["metadata_writes"], 0);
 }
 
 #[test]

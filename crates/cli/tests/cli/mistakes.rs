@@ -137,7 +137,7 @@ fn a_card_is_replaced_by_a_newer_one() {
         let mut files: Vec<_> =
             fs::read_dir(place.path(output)).unwrap().map(|f| f.unwrap().file_name()).collect();
         files.sort();
-        assert_eq!(files, ["index.json", "pages.crc", "tokenizer.bin", "weights.pages"]);
+        assert_eq!(files, ["index.json", "pages.crc", "pages.meta", "tokenizer.bin", "weights.pages"]);
         place.ok(&format!("verify {output}"));
     }
     assert!(!place.path("card.partial").exists());

@@ -65,6 +65,11 @@ fn missing_and_torn_files_are_named() {
                     Some(content) => fs::write(&path, content).unwrap(),
                     None => fs::remove_file(&path).unwrap(),
                 }
+                if name == "pages.meta" {
+                    // No answer hangs on what is known of the pages.
+                    assert_eq!(run_folder(dir.path()).unwrap(), said);
+                    continue;
+                }
                 let failure = run_folder(dir.path()).expect_err(name);
                 let file = if name == "weights.pages" { "weights" } else { name };
                 assert!(text(&failure).contains(file), "{name}: {}", text(&failure));

@@ -5,9 +5,10 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use pageformer_card::Layout;
+use pageformer_card::{Layout, PAGE_BYTES};
 use pageformer_fat32::FatKind;
 use pageformer_image::FileSource;
+use pageformer_vram::{Arena, PageMeta, read_meta};
 use xtask::emulator::{Emulator, Options};
 
 use crate::cards::{self, image};
@@ -64,11 +65,20 @@ fn a_bad_card_is_explained() {
     let short = with("weights.pages", &|bytes| bytes.truncate(100 * 512));
     check(Some(&image(dir.path(), &short, FatKind::Fat32)), &["weights", "51200 bytes"]);
 
-    // One bit of a page in the middle: nothing is said from it, and it is named when it is loaded: at boot if it stays in RAM.
-    let flipped = with("weights.pages", &|bytes| bytes[100 * 512 + 17] ^= 4);
-    let (mut emulator, banner) = check(Some(&image(dir.path(), &flipped, FatKind::Fat32)), &[]);
-    let said = banner + &emulator.line("Once upon a time").unwrap();
-    assert!(said.contains("(page 100 of weights: the checksum is wrong"), "{said}");
+    // One bit of a page: nothing is said from it, and it is named at boot, whether it stays in RAM, streams by, or is one of the
+    // tokenizer.
+    for (file, page, named) in [
+        ("weights.pages", 0, "error: page 0 of dec0_ln1 (page 0 of weights: the checksum is wrong"),
+        ("weights.pages", 100, "error: page 6 of dec1_Wq (page 100 of weights: the checksum is wrong"),
+        ("weights.pages", 202, "error: page 16 of emb_weight (page 202 of weights: the checksum is wrong"),
+        ("tokenizer.bin", 0, "error: page 0 of tokenizer.bin: the checksum is wrong"),
+    ] {
+        let flipped = with(file, &|bytes| bytes[page * 512 + 17] ^= 4);
+        let image = image(dir.path(), &flipped, FatKind::Fat32);
+        let (mut emulator, _) = check(Some(&image), &[named, "export it again"]);
+        assert!(emulator.line("Once upon a time").unwrap().contains("no model"));
+        assert!(emulator.line("/card").unwrap().contains(named));
+    }
 
     // The FAT itself: entries of all files that say they are free.
     let broken = image(dir.path(), &good, FatKind::Fat32);
@@ -135,20 +145,71 @@ fn an_answer_is_stopped() {
     assert_eq!(text(&emulator.line("tell me a joke").unwrap()), text(&whole));
 }
 
-#[test]
-fn pages_are_looked_at() {
+/// The page debugger; what it writes is on the card after a reboot, where the PC finds it, too.
+fn pages_are_looked_at(layout: Layout) {
     let Some(elf) = built() else { return };
-    let card = cards::chat(Layout::Packed);
-    let (mut emulator, _) = start(elf, Some(&card.image()));
-    emulator.line("/max 1").unwrap();
-    emulator.line("hello").unwrap();
-    let pages = emulator.line("/pages").unwrap();
-    assert!(pages.contains("page debugger"), "{pages}");
+    let card = cards::sketch(layout);
+    let image = card.image();
+    let exported = fs::read(&image).unwrap();
+    let options = Options { image: Some(&image), keep_writes: true, ..Options::default() };
+    let boot = || {
+        let mut emulator = Emulator::start(elf, &options).unwrap();
+        let banner = String::from_utf8(emulator.until_prompt().unwrap()).unwrap();
+        assert!(banner.contains("checking 204 pages ................ good"), "{banner}");
+        assert!(emulator.line("/pages").unwrap().contains("page debugger"));
+        emulator
+    };
+    let on_the_pc = || {
+        let mut memory = vec![0u64; 1 << 14];
+        let mut opened = pageformer_sim::open(&image, &mut Arena::new(&mut memory)).unwrap();
+        let mut records = vec![0; opened.table.pages() as usize];
+        let writes = read_meta(&mut opened.card, &mut records, &mut [0; PAGE_BYTES]);
+        (writes.unwrap(), records.into_iter().map(PageMeta::from_bits).collect::<Vec<_>>())
+    };
+    let unchanged = || {
+        let (before, after) = (exported.chunks(512), fs::read(&image).unwrap());
+        before.zip(after.chunks(512)).filter(|(before, after)| before != after).count()
+    };
+
+    let mut emulator = boot();
     let page = emulator.line("P 3").unwrap();
-    assert!(page.contains("page 3: dec0_") && page.contains("checksum: right"), "{page}");
-    emulator.line("R").unwrap();
+    assert!(page.contains("page 3: dec0_Wq") && page.contains("checksum: right"), "{page}");
+    assert!(page.contains("writes:   0; of its record 0"), "{page}");
+    assert!(emulator.line("T 3 9").unwrap().contains("page 3 has tag 9"));
+    assert_eq!(unchanged(), 0, "nothing is written that was not asked for");
+    assert_eq!(emulator.line("W").unwrap(), "written to pages.meta (write 1 since the export)\n");
+    drop(emulator);
+    let (writes, pages) = on_the_pc();
+    assert_eq!((writes, pages[3].tag(), pages[4].tag()), (1, 9, 0));
+    assert!(pages.iter().all(|page| page.loads > 0), "all were checked at boot");
+    assert_eq!(unchanged(), 3, "a header and two pages of records, and nothing else");
+
+    let mut emulator = boot();
+    assert!(emulator.line("P 3").unwrap().contains("tag:      9"));
+    let status = emulator.line("S").unwrap();
+    assert!(status.contains("1 tagged") && status.contains("pages.meta: written 1 times"), "{status}");
+    let said = emulator.line("R").unwrap();
+    assert!(said.contains("forgotten") && said.contains("(write 2 since"), "{said}");
     assert!(emulator.line("p 3").unwrap().contains("loads:    0"));
+    drop(emulator);
+    let (writes, pages) = on_the_pc();
+    assert_eq!(writes, 2);
+    assert!(pages.iter().all(|page| *page == PageMeta::default()));
+
+    let mut emulator = boot();
+    let page = emulator.line("P 3").unwrap();
+    assert!(page.contains("tag:      0") && page.contains("of its record 2"), "{page}");
     emulator.line("Q").unwrap();
+}
+
+#[test]
+fn pages_are_looked_at_packed() {
+    pages_are_looked_at(Layout::Packed);
+}
+
+#[test]
+fn pages_are_looked_at_in_files() {
+    pages_are_looked_at(Layout::Files);
 }
 
 /// Types a message and waits for the first of the answer.

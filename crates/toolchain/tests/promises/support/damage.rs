@@ -5,7 +5,7 @@ use pageformer_card::{PAGE_BYTES, Page};
 use pageformer_sim::MemoryCard;
 use pageformer_vram::CardFile;
 
-/// The files of a card.
+/// The files that an answer hangs on.
 pub const FILES: [CardFile; 4] = [CardFile::Index, CardFile::Weights, CardFile::Sums, CardFile::Tokenizer];
 
 /// The bytes of a file of a card.
@@ -15,6 +15,7 @@ pub fn file(card: &mut MemoryCard, file: CardFile) -> &mut Vec<u8> {
         CardFile::Weights => &mut card.weights,
         CardFile::Sums => &mut card.sums,
         CardFile::Tokenizer => &mut card.tokenizer,
+        CardFile::Meta => &mut card.meta,
     }
 }
 
