@@ -19,7 +19,7 @@
 //! - a [`Host`]: a clock, a few words about the memory, commands of its own, each optional;
 //! - a [`Session`](pageformer_engine::Session), which it borrows for as long as the card is there.
 //!
-//! [`Console::run`] returns when it needs what only its caller has: another session ([`End::Reload`], [`End::CardGone`]).
+//! [`Console::verify`] holds a whole card against its checksums. [`Console::run`] returns when it needs what only its caller has: another session ([`End::Reload`], [`End::CardGone`]).
 //! While there is none, [`Console::wait`] keeps the prompt alive.
 //!
 //! Keys: Backspace, Ctrl-U (forget the line), Ctrl-C (stop an answer, or forget the line). Enter may be CR, LF or both.

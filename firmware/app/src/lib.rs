@@ -1,9 +1,9 @@
 //! What every board runs: from a card in its slot to a prompt on its serial port.
 //!
 //! ```text
-//! card ─► FAT volume ─► index.json ─► memory plan ─► pinned pages ─► console
-//!   ▲         │             │             │               │             │
-//!   └─────────┴─────────────┴── a message that says what to check ──────┘
+//! card ─► FAT volume ─► index.json ─► memory plan ─► pinned pages ─► every page once ─► console
+//!   ▲         │             │             │               │                │               │
+//!   └─────────┴─────────────┴───── a message that says what to check ──────┴───────────────┘
 //! ```
 //!
 //! No hardware in here, and no allocator: a board brings a [`CardSlot`] (for SD cards on SPI there is [`SdSlot`]), a
