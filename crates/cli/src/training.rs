@@ -15,6 +15,9 @@ use pageformer_train::recipe::DataKind;
 use pageformer_train::rng::Rng;
 use pageformer_train::{Example, Outcome, Progress, Recipe, Trainer};
 
+/// Fewer chats than this are joined in many ways, more in one.
+const FEW_CHATS: usize = 200;
+
 /// Where the state of a run is kept: beside the model that it will become.
 pub fn checkpoint(output: &Path) -> PathBuf {
     let mut path = output.components().as_path().as_os_str().to_owned();
@@ -124,15 +127,17 @@ impl Sets {
 
 /// Turns of an hour's talk are about many things: chats in random order, as many as one as fit about two hundred
 /// tokens (what does not fit is left out), so that a model knows all its positions and learns not
-/// to be led astray by what was said before.
+/// to be led astray by what was said before. Few chats are put together in many ways.
 fn joined(chats: &[Chat], seed: u64) -> Vec<Chat> {
     let mut rng = Rng::new(seed, 77);
     let mut order: Vec<usize> = (0..chats.len()).collect();
-    for i in (1..order.len()).rev() {
-        order.swap(i, rng.below(i + 1));
-    }
     let turns = |group: &[usize]| group.iter().flat_map(|i| chats[*i].turns.clone()).collect();
-    order.chunks(6).map(|group| Chat { turns: turns(group) }).collect()
+    let mut joined = vec![];
+    for _ in 0..if chats.len() < FEW_CHATS { 100 } else { 1 } {
+        rng.shuffle(&mut order);
+        joined.extend(order.chunks(6).map(|group| Chat { turns: turns(group) }));
+    }
+    joined
 }
 
 /// Runs a trainer with a progress bar until it is done or Ctrl-C; returns whether it is done.
@@ -217,5 +222,34 @@ impl View {
         } else if p.validation.is_some() || (self.validation.is_none() && tenth) {
             eprintln!("step {}/{}: {message}", p.step, p.steps);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use pageformer_train::data::Turn;
+
+    use super::*;
+
+    fn chats(count: usize) -> Vec<Chat> {
+        let turn = |n: usize| Turn { question: format!("q{n}"), answer: "a".into(), line: 1 };
+        (0..count).map(|n| Chat { turns: vec![turn(n)] }).collect()
+    }
+
+    #[test]
+    fn few_chats_are_joined_in_many_ways_and_many_once() {
+        let followers = |joined: &[Chat]| -> BTreeSet<(String, String)> {
+            let pairs = joined.iter().flat_map(|c| c.turns.windows(2));
+            pairs.map(|t| (t[0].question.clone(), t[1].question.clone())).collect()
+        };
+        // Of seven, each comes after each other one.
+        assert_eq!(followers(&joined(&chats(7), 1)).len(), 7 * 6);
+        let many = joined(&chats(600), 1);
+        assert_eq!((many.len(), followers(&many).len()), (100, 500));
+        assert_eq!(many, joined(&chats(600), 1));
+        assert_ne!(many, joined(&chats(600), 2));
+        assert!(joined(&[], 1).is_empty());
     }
 }
