@@ -54,8 +54,8 @@ impl Curve {
     /// The curve as an SVG picture: the training loss as a line, the held-out loss as a line with dots.
     pub fn svg(&self, title: &str) -> String {
         let lines = [
-            Line { name: "training", color: "#7aa6c2", points: self.train_points(), dots: false },
-            Line { name: "held out", color: "#c2410c", points: self.held_out_points(), dots: true },
+            Line::new("training", "#7aa6c2", self.train_points()),
+            Line { dots: true, ..Line::new("held out", "#c2410c", self.held_out_points()) },
         ];
         chart(title, "step", "nats per token", &lines)
     }
@@ -72,6 +72,15 @@ pub struct Line<'a> {
     pub points: Vec<(f64, f64)>,
     /// Whether each point is marked.
     pub dots: bool,
+    /// Whether the picture is as high as this line asks; otherwise it is drawn as far as it fits.
+    pub scales: bool,
+}
+
+impl<'a> Line<'a> {
+    /// A line without dots that the picture has to hold.
+    pub fn new(name: &'a str, color: &'a str, points: Vec<(f64, f64)>) -> Self {
+        Line { name, color, points, dots: false, scales: true }
+    }
 }
 
 /// A line chart as an SVG picture that reads well on white and on black.
@@ -83,7 +92,7 @@ pub fn chart(title: &str, x_name: &str, y_name: &str, lines: &[Line]) -> String 
     const TOP: f64 = 40.0;
     const BOTTOM: f64 = 48.0;
     let xs = Axis::over(lines.iter().flat_map(|l| &l.points).map(|p| p.0));
-    let ys = Axis::over(lines.iter().flat_map(|l| &l.points).map(|p| p.1));
+    let ys = Axis::over(lines.iter().filter(|l| l.scales).flat_map(|l| &l.points).map(|p| p.1));
     let x = |v: f64| LEFT + xs.part(v) * (WIDTH - LEFT - RIGHT);
     let y = |v: f64| HEIGHT - BOTTOM - ys.part(v) * (HEIGHT - TOP - BOTTOM);
     let mut svg = String::new();
@@ -93,6 +102,11 @@ pub fn chart(title: &str, x_name: &str, y_name: &str, lines: &[Line]) -> String 
     };
     add(format_args!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\" fill=\"#777\">"
+    ));
+    // What does not fit ends at the edge.
+    add(format_args!(
+        "<clipPath id=\"inside\"><path d=\"M{LEFT} {:.1}H{WIDTH}V{HEIGHT}H{LEFT}Z\"/></clipPath>",
+        TOP - 3.0
     ));
     add(format_args!("<text x=\"{LEFT}\" y=\"22\" font-size=\"15\">{}</text>", escaped(title)));
     for v in ys.ticks() {
@@ -131,11 +145,11 @@ pub fn chart(title: &str, x_name: &str, y_name: &str, lines: &[Line]) -> String 
         let points: Vec<String> =
             line.points.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
         add(format_args!(
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.6\"/>",
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.6\" clip-path=\"url(#inside)\"/>",
             points.join(" "),
             escaped(line.color)
         ));
-        for p in line.points.iter().filter(|_| line.dots) {
+        for p in line.points.iter().filter(|p| line.dots && p.1 <= ys.high) {
             add(format_args!(
                 "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\" fill=\"{}\"/>",
                 x(p.0),
@@ -208,6 +222,23 @@ mod tests {
         for (step, loss) in &points[..points.len() - 1] {
             assert!((step - loss).abs() <= 1.0, "{step} {loss}");
         }
+    }
+
+    #[test]
+    fn a_line_that_does_not_scale_leaves_the_picture() {
+        let flat = vec![(0.0, 1.0), (1.0, 2.0)];
+        let steep =
+            Line { dots: true, scales: false, ..Line::new("steep", "red", vec![(0.0, 1.0), (1.0, 90.0)]) };
+        let own = chart("", "", "", &[Line { dots: true, ..Line::new("flat", "red", flat) }]);
+        let both = chart(
+            "",
+            "",
+            "",
+            &[Line { dots: true, ..Line::new("flat", "red", vec![(0.0, 1.0), (1.0, 2.0)]) }, steep],
+        );
+        let labels = |svg: &str| svg.matches("text-anchor=\"end\"").count();
+        assert_eq!(labels(&both), labels(&own) + 1, "the same scale, one more name");
+        assert_eq!((both.matches("<polyline").count(), both.matches("<circle").count()), (2, 3));
     }
 
     #[test]

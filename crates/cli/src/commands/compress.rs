@@ -327,12 +327,17 @@ fn write_curve(rows: &[Row], output: &Path) -> Result<()> {
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points
     };
-    let lines = [("one-shot", "#c66"), ("fine-tuned", "#48c")];
-    let lines: Vec<Line<'_>> = lines
-        .into_iter()
-        .map(|(name, color)| Line { name, color, points: points(name), dots: true })
-        .filter(|line| line.points.len() > 1)
-        .collect();
+    let (one_shot, tuned) = (points("one-shot"), points("fine-tuned"));
+    let dense = rows.iter().filter(|r| r.model == "dense f32");
+    let least = rows.iter().map(|r| r.density).fold(1.0, f64::min);
+    let dense = dense.flat_map(|r| [least, 1.0].map(|density| (density, r.nll_per_token))).collect();
+    let mut lines = vec![Line::new("dense f32", "#888", dense)];
+    // Where there is something to be seen besides it, one-shot pruning is off the scale.
+    let scales = tuned.len() < 2;
+    lines.push(Line { dots: true, scales, ..Line::new("one-shot", "#c66", one_shot) });
+    if !scales {
+        lines.push(Line { dots: true, ..Line::new("fine-tuned", "#48c", tuned) });
+    }
     let svg = chart("What pruning costs", "density", "nats per token", &lines);
     let json = serde_json::to_string_pretty(&json!({ "rows": rows }))?;
     for (file, text) in [("curve.svg", svg), ("curve.json", json)] {
