@@ -89,6 +89,19 @@ pub struct Chat {
     pub stop: Text<32>,
 }
 
+impl Chat {
+    /// The text before and behind the user's message.
+    pub fn around(&self) -> (&str, &str) {
+        split_template(self.user.as_str()).unwrap_or(("", ""))
+    }
+}
+
+/// What stands before and behind the first `{}`. (A search for any text would take 3 KB of a board's flash.)
+pub(crate) fn split_template(template: &str) -> Option<(&str, &str)> {
+    let at = template.as_bytes().windows(2).position(|two| two == b"{}")?;
+    Some((template.get(..at)?, template.get(at + 2..)?))
+}
+
 /// Everything `index.json` says but the pages of each tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Manifest {

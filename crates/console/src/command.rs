@@ -41,7 +41,7 @@ impl<'a> Command<'a> {
     /// Parses what is behind the `/`.
     pub fn parse(line: &'a str) -> Self {
         let (name, argument) = line.split_once(' ').unwrap_or((line, ""));
-        let argument = argument.trim();
+        let argument = argument.trim_ascii();
         match name {
             "help" | "?" => Self::Help,
             "stats" => Self::Stats,

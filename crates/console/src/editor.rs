@@ -65,7 +65,7 @@ impl<const N: usize> LineEditor<N> {
 
     /// The line so far, without blanks around it. A character that is not complete ends it.
     pub fn line(&self) -> &str {
-        self.text().trim()
+        self.text().trim_ascii()
     }
 
     fn text(&self) -> &str {
@@ -76,10 +76,9 @@ impl<const N: usize> LineEditor<N> {
         }
     }
 
-    /// The line within a chat template, in the place of `{}`. The line is gone afterwards.
-    pub fn within(&mut self, template: &str) -> &str {
-        let (before, after) = template.split_once("{}").unwrap_or(("", ""));
-        let start = self.text().len() - self.text().trim_start().len();
+    /// The line with the text of a chat template around it. The line is gone afterwards.
+    pub fn within(&mut self, (before, after): (&str, &str)) -> &str {
+        let start = self.text().len() - self.text().trim_ascii_start().len();
         let line = start..start + self.line().len();
         let end = before.len() + line.len();
         // It fits: a line has `MOST` bytes, a template what is left.
@@ -233,18 +232,17 @@ mod tests {
 
     #[test]
     fn a_line_goes_into_a_template() {
-        for (line, template, prompt) in [
-            ("  how are you? \r", "Q: {}\nA: ", "Q: how are you?\nA: "),
-            ("\u{3000}hi\r", "{}|", "hi|"),
-            ("\r", "<{}>", "<>"),
-            ("hi\r", "{}", "hi"),
+        for (line, around, prompt) in [
+            ("  how are you? \r", ("Q: ", "\nA: "), "Q: how are you?\nA: "),
+            ("\r", ("<", ">"), "<>"),
+            ("hi\r", ("", ""), "hi"),
         ] {
-            assert_eq!(typed::<EDITOR_BYTES>(line).within(template), prompt);
+            assert_eq!(typed::<EDITOR_BYTES>(line).within(around), prompt);
         }
         // The longest line in the longest template.
-        let (line, half) = ("x".repeat(LineEditor::<120>::MOST), "t".repeat(47));
+        let (line, half) = ("x".repeat(LineEditor::<120>::MOST), "t".repeat(48));
         let prompt = format!("{half}{line}{half}");
-        assert_eq!(typed::<120>(&line).within(&format!("{half}{{}}{half}")), prompt);
+        assert_eq!(typed::<120>(&line).within((&half, &half)), prompt);
         assert_eq!(typed::<120>(&(line + "x")).key(b'\r', &mut |_| {}), Key::TooLong);
     }
 }

@@ -36,15 +36,16 @@ impl PageKey {
     pub fn parse(line: &str) -> Self {
         let mut rest = line.chars();
         let key = rest.next().map(|c| c.to_ascii_uppercase());
-        let rest = rest.as_str().trim();
+        let rest = rest.as_str().trim_ascii();
         match (key, rest) {
             (Some('S'), "") => Self::Status,
             (Some('P'), number) => number.parse().map_or(Self::Unknown, Self::Page),
-            (Some('T'), numbers) => match numbers.split_once(' ').map(|(n, t)| (n.parse(), t.trim().parse()))
-            {
-                Some((Ok(page), Ok(tag @ 0..16))) => Self::Tag(page, tag),
-                _ => Self::Unknown,
-            },
+            (Some('T'), numbers) => {
+                match numbers.split_once(' ').map(|(n, t)| (n.parse(), t.trim_ascii().parse())) {
+                    Some((Ok(page), Ok(tag @ 0..16))) => Self::Tag(page, tag),
+                    _ => Self::Unknown,
+                }
+            }
             (Some('W'), "") => Self::Write,
             (Some('R'), "") => Self::Reset,
             (Some('H' | '?'), "") => Self::Help,

@@ -119,7 +119,7 @@ impl<P: Read + ReadReady + Write, H: Host> Talk<P, H> {
         let person = self.host.person();
         let chat = session.manifest().chat;
         let (prompt, until) = match &chat {
-            Some(chat) => (editor.within(chat.user.as_str()), chat.stop.as_str()),
+            Some(chat) => (editor.within(chat.around()), chat.stop.as_str()),
             None => {
                 session.reset();
                 (editor.line(), "")

@@ -84,7 +84,7 @@ impl fmt::Display for Error {
                 write!(f, "{tensor}: the result is not a finite number; the model on the card is damaged")
             }
             Self::Tokenizer(e) => write!(f, "{e}"),
-            Self::Character(c) => write!(f, "the vocabulary cannot express {c:?}; leave it out"),
+            Self::Character(c) => write!(f, "the vocabulary cannot express `{c}`; leave it out"),
             Self::Word { most } => {
                 write!(f, "the text has a stretch without a break of more than {most} characters; shorten it")
             }

@@ -60,6 +60,6 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 /// The same for what the processor itself finds wrong.
 #[exception]
 unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
-    let _ = writeln!(Terminal::new(Uart::new()), "\nhard fault: {frame:#x?}");
+    let _ = writeln!(Terminal::new(Uart::new()), "\nhard fault at {:#010x}", frame.pc());
     halt()
 }

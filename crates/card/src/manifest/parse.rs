@@ -392,7 +392,7 @@ impl Found {
             return Err(ManifestError::Value("density"));
         }
         let chat = match (self.user, self.stop) {
-            (Some(user), stop) if user.as_str().contains("{}") => {
+            (Some(user), stop) if super::split_template(user.as_str()).is_some() => {
                 Some(Chat { user, stop: stop.unwrap_or_default() })
             }
             (Some(_), _) => return Err(ManifestError::Value("chat.user")),
