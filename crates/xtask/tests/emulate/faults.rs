@@ -14,36 +14,45 @@ use xtask::emulator::{Emulator, Options};
 use crate::cards::{self, image};
 use crate::{built, start};
 
-/// What is wrong with a card, what is said about it, and that the prompt comes all the same.
+/// Starts with a card and looks for what must be said about it, and that the console lives all the same.
+fn check(elf: &Path, image: Option<&Path>, says: &[&str]) -> Emulator {
+    let (mut emulator, banner) = start(elf, image);
+    for text in says {
+        assert!(banner.contains(text), "{text:?} in: {banner}");
+    }
+    assert!(!banner.contains("panic"), "{banner}");
+    let said = emulator.line("/memory").unwrap();
+    assert!(said.contains("stack: at most"), "{said}");
+    emulator
+}
+
+/// The files of a card, one of them changed.
+fn with(
+    files: &[(String, FileSource)],
+    name: &str,
+    change: &dyn Fn(&mut Vec<u8>),
+) -> Vec<(String, FileSource)> {
+    let mut files = files.to_vec();
+    for (found, source) in &mut files {
+        if let FileSource::Bytes(bytes) = source
+            && found == name
+        {
+            change(bytes);
+        }
+    }
+    files
+}
+
+/// What is wrong with a card, and what is said about it.
 #[test]
 fn a_bad_card_is_explained() {
     let Some(elf) = built() else { return };
     let card = cards::sketch(Layout::Packed);
     let (dir, good) = (&card.dir, card.files());
-    let check = |image: Option<&Path>, says: &[&str]| {
-        let (mut emulator, banner) = start(elf, image);
-        for text in says {
-            assert!(banner.contains(text), "{text:?} in: {banner}");
-        }
-        assert!(!banner.contains("panic"), "{banner}");
-        // The console lives, with a session or without.
-        let said = emulator.line("/memory").unwrap();
-        assert!(said.contains("stack: at most"), "{said}");
-        (emulator, banner)
-    };
-    let with = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
-        let mut files = good.clone();
-        for (found, source) in &mut files {
-            if let FileSource::Bytes(bytes) = source
-                && found == name
-            {
-                change(bytes);
-            }
-        }
-        files
-    };
+    let check = |image: Option<&Path>, says: &[&str]| check(elf, image, says);
+    let with = |name: &str, change: &dyn Fn(&mut Vec<u8>)| with(&good, name, change);
 
-    let (mut emulator, _) = check(None, &["no card"]);
+    let mut emulator = check(None, &["no card"]);
     assert!(emulator.line("hello").unwrap().contains("no model"));
     assert!(emulator.line("/card").unwrap().contains("no card"));
 
@@ -75,7 +84,7 @@ fn a_bad_card_is_explained() {
     ] {
         let flipped = with(file, &|bytes| bytes[page * 512 + 17] ^= 4);
         let image = image(dir.path(), &flipped, FatKind::Fat32);
-        let (mut emulator, _) = check(Some(&image), &[named, "export it again"]);
+        let mut emulator = check(Some(&image), &[named, "export it again"]);
         assert!(emulator.line("Once upon a time").unwrap().contains("no model"));
         assert!(emulator.line("/card").unwrap().contains(named));
     }
@@ -88,6 +97,26 @@ fn a_bad_card_is_explained() {
     let blank = dir.path().join("blank.img");
     fs::File::create(&blank).unwrap().set_len(64 << 20).unwrap();
     check(Some(&blank), &["no partition table", "FAT32"]);
+}
+
+/// The same of a card in the layout `files`, as far as it is another.
+#[test]
+fn a_bad_card_in_files_is_explained() {
+    let Some(elf) = built() else { return };
+    let card = cards::sketch(Layout::Files);
+    let (dir, good) = (&card.dir, card.files());
+    let check = |files: &[(String, FileSource)], says: &[&str]| {
+        check(elf, Some(&image(dir.path(), files, FatKind::Fat32)), says);
+    };
+    let page = "dec1_Wq_0002.bin";
+    check(
+        &with(&good, page, &|bytes| bytes[500] ^= 0x80),
+        &["error: page 3 of dec1_Wq (page ", "checksum is wrong"],
+    );
+    check(&with(&good, "dec0_W2.mask", &|bytes| bytes[20] ^= 1), &["error: ", "dec0_W2"]);
+    check(&with(&good, page, &|bytes| bytes.truncate(100)), &["error: ", page, "100 bytes instead of 512"]);
+    let missing: Vec<_> = good.iter().filter(|(name, _)| name != page).cloned().collect();
+    check(&missing, &["error: ", page]);
 }
 
 /// Zeroes everything but the first entries of both FATs.
@@ -107,10 +136,9 @@ fn spoil_fats(image: &Path) {
 }
 
 /// Pulled out while it answers: the answer ends with an error; put back: the model is there again.
-#[test]
-fn a_card_is_pulled_out_and_put_back() {
+fn a_card_is_pulled_out_and_put_back(layout: Layout) {
     let Some(elf) = built() else { return };
-    let card = cards::chat(Layout::Packed);
+    let card = cards::chat(layout);
     let (image, socket) = (card.image(), card.dir.path().join("monitor"));
     let options = Options { image: Some(&image), monitor: Some(&socket), ..Options::default() };
     let mut emulator = Emulator::start(elf, &options).unwrap();
@@ -127,6 +155,16 @@ fn a_card_is_pulled_out_and_put_back() {
     let said = String::from_utf8(emulator.until_prompt().unwrap()).unwrap();
     assert!(said.contains("a card was put in") && said.contains(" parameters, "), "{said}");
     assert_eq!(text(&emulator.line("tell me a joke").unwrap()), text(&whole));
+}
+
+#[test]
+fn a_card_is_pulled_out_and_put_back_packed() {
+    a_card_is_pulled_out_and_put_back(Layout::Packed);
+}
+
+#[test]
+fn a_card_is_pulled_out_and_put_back_in_files() {
+    a_card_is_pulled_out_and_put_back(Layout::Files);
 }
 
 /// Ctrl-C ends an answer, and the next one is whole.
