@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::profile::Histogram;
+
 /// QEMU's program for Arm.
 pub const QEMU: &str = "qemu-system-arm";
 /// What the firmware prints when it waits for a line.
@@ -37,6 +39,8 @@ pub struct Options<'a> {
     pub trace: Option<&'a Path>,
     /// What the firmware writes to the card changes the image.
     pub keep_writes: bool,
+    /// One instruction is executed at a time, and where can be logged: [`Emulator::profile`].
+    pub logged: bool,
 }
 
 impl Options<'_> {
@@ -47,6 +51,7 @@ impl Options<'_> {
             .arg("-kernel")
             .arg(firmware);
         match self.monitor {
+            _ if self.logged => {}
             Some(path) => {
                 command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", path.display()));
             }
@@ -64,11 +69,27 @@ impl Options<'_> {
         if let Some(trace) = self.trace {
             command.args(["-trace", "sdcard_normal_command", "-D"]).arg(trace);
         }
+        if self.logged {
+            // Newer versions have another name for the option.
+            command.args(if version() < Some((8, 1)) {
+                ["-singlestep", "-d", "nochain"].as_slice()
+            } else {
+                ["-accel", "tcg,one-insn-per-tb=on", "-d", "nochain"].as_slice()
+            });
+        }
         if self.counted {
             command.args(["-icount", &format!("shift={SHIFT},sleep=off")]);
         }
         command
     }
+}
+
+/// QEMU's version, major and minor: the second and third number of `QEMU emulator version 7.2.22 (…)`.
+fn version() -> Option<(u32, u32)> {
+    let output = Command::new(QEMU).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut numbers = text.split_once("version ")?.1.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
 }
 
 /// Whether QEMU is installed.
@@ -105,11 +126,11 @@ impl Emulator {
     /// If QEMU cannot be run.
     pub fn start(firmware: &Path, options: &Options<'_>) -> Result<Self> {
         let mut child = options
-            .command(firmware, "stdio")
+            .command(firmware, if options.logged { "mon:stdio" } else { "stdio" })
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // QEMU warns of the board's timers that have no period yet.
-            .stderr(Stdio::null())
+            // The log; otherwise, QEMU only warns of the board's timers that have no period yet.
+            .stderr(if options.logged { Stdio::piped() } else { Stdio::null() })
             .spawn()
             .with_context(missing)?;
         let (Some(stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) else {
@@ -124,7 +145,12 @@ impl Emulator {
                 }
             }
         });
-        Ok(Self { child, stdin, output, timeout: Duration::from_secs(120) })
+        Ok(Self {
+            child,
+            stdin,
+            output,
+            timeout: Duration::from_secs(if options.logged { 1200 } else { 120 }),
+        })
     }
 
     /// Everything that is printed up to the next prompt, which is included.
@@ -186,6 +212,19 @@ impl Emulator {
         let said = all.strip_prefix(echo.as_bytes()).unwrap_or(&all);
         let said = [PAGES_PROMPT, PROMPT].iter().find_map(|end| said.strip_suffix(*end)).unwrap_or(said);
         Ok(said.to_vec())
+    }
+
+    /// Types a line, counts where the next `instructions` instructions are, and ends.
+    ///
+    /// # Errors
+    /// If QEMU has ended, or [`Options::logged`] was not set.
+    pub fn profile(mut self, line: &str, instructions: u64) -> Result<Histogram> {
+        let log = self.child.stderr.take().context("the emulator does not log")?;
+        // Ctrl-A C switches the terminal to QEMU's monitor and back.
+        self.send(b"\x01clog exec,nochain\n\x01c")?;
+        self.send(line.as_bytes())?;
+        self.send(b"\r")?;
+        Histogram::read(log, instructions)
     }
 
     /// The same as text with lines that end in LF.

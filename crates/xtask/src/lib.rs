@@ -7,6 +7,7 @@
 pub mod card;
 pub mod emulator;
 pub mod firmware;
+pub mod profile;
 
 use std::path::PathBuf;
 

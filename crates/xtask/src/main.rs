@@ -28,6 +28,9 @@ struct Emulate {
     /// Count the instructions of a token, the same in every run, and end
     #[arg(long, conflicts_with = "script")]
     bench: bool,
+    /// Count the instructions of a token function by function, and end
+    #[arg(long, conflicts_with_all = ["script", "bench"])]
+    profile: bool,
 }
 
 fn main() -> Result<()> {
@@ -43,9 +46,15 @@ impl Emulate {
         let image = card::image(&card, &dir.path().join("card.img"))?;
         eprintln!("building the firmware ...");
         let firmware = firmware::build()?;
-        let options = Options { image: Some(&image), counted: self.bench, ..Options::default() };
+        let options = Options {
+            image: Some(&image),
+            counted: self.bench || self.profile,
+            logged: self.profile,
+            ..Options::default()
+        };
         match (&self.script, self.bench) {
             (Some(script), _) => transcript(&firmware, &options, script),
+            _ if self.profile => profile(&firmware, &options),
             (None, true) => bench(&firmware, &options),
             (None, false) => {
                 eprintln!("Ctrl-A X ends QEMU");
@@ -89,6 +98,24 @@ fn bench(firmware: &Path, options: &Options<'_>) -> Result<()> {
         None => bail!("the firmware has no clock"),
     }
     println!("\n{}", emulator.line("/memory")?);
+    Ok(())
+}
+
+/// Prints where the instructions of a token go: those of `/bench`'s first.
+fn profile(firmware: &Path, options: &Options<'_>) -> Result<()> {
+    let mut emulator = Emulator::start(firmware, options)?;
+    emulator.until_prompt()?;
+    let (ticks, hertz) = ticks(&emulator.line("/bench")?).context("the firmware has no clock")?;
+    let histogram = emulator.profile("/bench", instructions(ticks, hertz))?;
+    let all = histogram.instructions();
+    println!("instructions  share  function");
+    for (name, count) in histogram.functions(firmware)? {
+        let share = count as f64 * 100.0 / all as f64;
+        if share >= 0.1 {
+            println!("{count:>12} {share:>5.1}%  {name}");
+        }
+    }
+    println!("{all:>12} 100.0%");
     Ok(())
 }
 
