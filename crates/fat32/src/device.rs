@@ -14,6 +14,15 @@ pub trait BlockDevice {
     /// [`DeviceError`] if one of the sectors could not be read; `buf` then holds anything.
     fn read(&mut self, first_sector: u32, buf: &mut [u8]) -> Result<(), DeviceError>;
 
+    /// As [`Self::read`], for sectors whose contents have a checksum that the caller will compare: a device that would
+    /// compute another one for the way from the card need not. `buf` may then hold anything without an error, too.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    fn read_unverified(&mut self, first_sector: u32, buf: &mut [u8]) -> Result<(), DeviceError> {
+        self.read(first_sector, buf)
+    }
+
     /// Sectors that the device can have read before they are asked for, into memory of its own. 0: none, it reads only while it
     /// is waited for. This and the next two methods are for devices with a reader that works by itself: a second core, or DMA.
     fn read_ahead(&self) -> u32 {
@@ -26,14 +35,14 @@ pub trait BlockDevice {
         let _ = (first_sector, sectors);
     }
 
-    /// As [`Self::read`], of what was announced: the oldest run that was begun and neither finished nor dropped. If that is
+    /// As [`Self::read_unverified`], of what was announced: the oldest run that was begun and neither finished nor dropped. If that is
     /// another one, it is dropped, and so on; what was not begun at all is read now. [`Self::read`] may come in between and leaves
     /// alone what was begun.
     ///
     /// # Errors
     /// As [`Self::read`], also for what went wrong earlier.
     fn finish_read(&mut self, first_sector: u32, buf: &mut [u8]) -> Result<(), DeviceError> {
-        self.read(first_sector, buf)
+        self.read_unverified(first_sector, buf)
     }
 
     /// Overwrites the run of sectors that starts at `first_sector` with `bytes`, whose length is a multiple of 512 and not 0. They are
@@ -55,6 +64,10 @@ impl<D: BlockDevice + ?Sized> BlockDevice for &mut D {
 
     fn read(&mut self, first_sector: u32, buf: &mut [u8]) -> Result<(), DeviceError> {
         (**self).read(first_sector, buf)
+    }
+
+    fn read_unverified(&mut self, first_sector: u32, buf: &mut [u8]) -> Result<(), DeviceError> {
+        (**self).read_unverified(first_sector, buf)
     }
 
     fn read_ahead(&self) -> u32 {
