@@ -47,13 +47,15 @@ impl Checksum {
         // Four words at a time: a loop around one would take as long again as two of its eight look-ups.
         let (blocks, rest) = bytes.as_chunks::<16>();
         let mut sum = self.0;
-        for block in blocks {
-            let [a, b, c, d] = words(block);
-            sum = step(step(step(step(sum, a), b), c), d);
+        for [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] in blocks {
+            sum = step(sum, [*a, *b, *c, *d]);
+            sum = step(sum, [*e, *f, *g, *h]);
+            sum = step(sum, [*i, *j, *k, *l]);
+            sum = step(sum, [*m, *n, *o, *p]);
         }
         let (words, rest) = rest.as_chunks();
         for word in words {
-            sum = step(sum, u32::from_le_bytes(*word));
+            sum = step(sum, *word);
         }
         for byte in rest {
             sum = (sum >> 8) ^ TABLES[0][usize::from(sum as u8 ^ byte)];
@@ -69,17 +71,10 @@ impl Checksum {
 
 /// The sum after four more bytes.
 #[inline(always)]
-fn step(sum: u32, word: u32) -> u32 {
+fn step(sum: u32, word: [u8; 4]) -> u32 {
     let [t0, t1, t2, t3] = &TABLES;
-    let [a, b, c, d] = (sum ^ word).to_le_bytes();
+    let [a, b, c, d] = (sum ^ u32::from_le_bytes(word)).to_le_bytes();
     t3[usize::from(a)] ^ t2[usize::from(b)] ^ t1[usize::from(c)] ^ t0[usize::from(d)]
-}
-
-/// The words of a block.
-#[inline(always)]
-fn words(block: &[u8; 16]) -> [u32; 4] {
-    let (words, _) = block.as_chunks();
-    core::array::from_fn(|i| words.get(i).map_or(0, |word| u32::from_le_bytes(*word)))
 }
 
 #[cfg(test)]

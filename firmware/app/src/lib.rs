@@ -15,6 +15,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod boot;
+pub mod float;
 mod run;
 mod sd;
 mod slot;
