@@ -12,6 +12,10 @@
 
 use pageformer_card::matrix::TILE_INPUTS;
 
+/// Whether f32 are added and multiplied in software: then integers that say the same are compared instead, and what need
+/// not be computed is skipped, which elsewhere would keep a loop out of vector registers.
+const SOFT: bool = cfg!(all(target_arch = "arm", target_abi = "eabi"));
+
 /// The tree that ends every reduction.
 #[inline(always)]
 fn tree(s: [f32; 8]) -> f32 {
@@ -42,6 +46,9 @@ const ROUND: f32 = 12_582_912.0;
 /// `x = n·ln 2 + r`, `|r| ≤ ln 2 / 2`; `eʳ` by a polynomial, `2ⁿ` by its bits.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
+    if SOFT && is_below_exp(x.to_bits()) {
+        return 0.0;
+    }
     /// ln 2 in two parts; the first has few bits, so that `n ·` it is exact.
     const LN2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
     let clamped = if x < -87.0 { -87.0 } else { x };
@@ -63,6 +70,12 @@ pub fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { e }
 }
 
+/// `x < −87` by the bits of `x`.
+#[inline(always)]
+fn is_below_exp(bits: u32) -> bool {
+    bits > (-87.0f32).to_bits() && bits <= f32::NEG_INFINITY.to_bits()
+}
+
 /// `x · σ(x)`.
 #[inline(always)]
 pub fn silu(x: f32) -> f32 {
@@ -79,6 +92,20 @@ pub fn gelu(x: f32) -> f32 {
 /// Largest of `values`; −∞ if there is none.
 #[inline(always)]
 pub fn max_of(values: &[f32]) -> f32 {
+    if SOFT { max_by_bits(values) } else { max_by_value(values) }
+}
+
+/// [`max_of`], but for the sign of zeros, and where there are NaN.
+#[inline(always)]
+fn max_by_bits(values: &[f32]) -> f32 {
+    // Below zero, the order of the bits is turned around.
+    let key = |bits: i32| bits ^ ((bits >> 31) as u32 >> 1) as i32;
+    let most = values.iter().map(|x| key(x.to_bits() as i32)).max();
+    most.map_or(f32::NEG_INFINITY, |most| f32::from_bits(key(most) as u32))
+}
+
+#[inline(always)]
+fn max_by_value(values: &[f32]) -> f32 {
     let mut most = [f32::NEG_INFINITY; 8];
     let mut chunks = values.chunks_exact(8);
     for chunk in &mut chunks {
@@ -199,9 +226,11 @@ pub fn rotation(frequency: f32, position: u32) -> (f32, f32) {
 pub fn normalize(x: &[f32], centred: bool, eps: f32, h: &mut [f32]) {
     let n = x.len() as f32;
     let mean = if centred { sum_of(x, |x| x) / n } else { 0.0 };
-    let inverse = 1.0 / sqrt(sum_of(x, |x| (x - mean) * (x - mean)) / n + eps);
+    let squares = if centred { sum_of(x, |x| (x - mean) * (x - mean)) } else { sum_of(x, |x| x * x) };
+    let inverse = 1.0 / sqrt(squares / n + eps);
     for (h, x) in h.iter_mut().zip(x) {
-        *h = (x - mean) * inverse;
+        // x − 0 is x.
+        *h = if centred { x - mean } else { *x } * inverse;
     }
 }
 
@@ -270,14 +299,21 @@ pub fn all_finite(values: &[f32]) -> bool {
     f32::from_bits(magnitude_bits(values)).is_finite()
 }
 
+/// `x == y`, neither of which is NaN.
+#[inline(always)]
+fn equal(x: f32, y: f32) -> bool {
+    let (a, b) = (x.to_bits(), y.to_bits());
+    if SOFT { a == b || (a | b) << 1 == 0 } else { x == y }
+}
+
 /// The first of the largest; 0 if there is none.
 #[inline(always)]
 pub fn argmax(values: &[f32]) -> usize {
     let most = max_of(values);
     // Looked for in blocks, so that all but the right one are compared without a branch.
-    let block = values.chunks(64).position(|block| block.iter().fold(false, |found, x| found | (*x == most)));
+    let block = values.chunks(64).position(|block| block.iter().fold(false, |found, x| found | equal(*x, most)));
     let from = block.unwrap_or(0) * 64;
-    let within = values.get(from..).and_then(|block| block.iter().position(|x| *x == most));
+    let within = values.get(from..).and_then(|block| block.iter().position(|x| equal(*x, most)));
     from + within.unwrap_or(0)
 }
 
@@ -308,6 +344,16 @@ mod tests {
     }
 
     proptest! {
+        /// What is done where f32 are computed in software says the same.
+        #[test]
+        fn bits_say_what_values_do(mut values in proptest::collection::vec(-100f32..100.0, 1..40), special in 0usize..4) {
+            values[0] = [-0.0, 0.0, f32::NEG_INFINITY, f32::INFINITY][special];
+            prop_assert!(max_by_bits(&values) == max_by_value(&values));
+            for x in &values {
+                prop_assert_eq!(is_below_exp(x.to_bits()), *x < -87.0);
+            }
+        }
+
         #[test]
         fn sums_are_close_to_exact_ones(values in proptest::collection::vec(-10f32..10.0, 0..100)) {
             let exact: f64 = values.iter().map(|x| f64::from(*x)).sum();
@@ -339,6 +385,14 @@ mod tests {
             assert_eq!(bf16_scale(&[bad]), None);
         }
         assert_eq!(quantize(&[1e-40, 0.0], &mut [1; 2]), Some(0.0));
+    }
+
+    #[test]
+    fn the_ends_of_exp_by_bits() {
+        for x in [-87.0, f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -87.00001, 0.0, -0.0] {
+            assert_eq!(is_below_exp(x.to_bits()), x < -87.0, "{x}");
+        }
+        assert_eq!(max_by_bits(&[]), f32::NEG_INFINITY);
     }
 
     #[test]

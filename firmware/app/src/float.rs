@@ -1,5 +1,5 @@
 //! Arithmetic in f32 for processors that have none: the usual case in a third of the instructions of what the compiler
-//! brings, to the same bits. The rest (zeros, subnormal numbers, infinities, NaN, overflow) goes to the compiler's.
+//! brings, to the same bits. The rest (subnormal numbers, infinities, NaN, overflow) goes to the compiler's.
 //!
 //! The compiler calls these functions by their names in Arm's run-time ABI; it finds them here because its own are weak.
 
@@ -15,12 +15,14 @@ fn is_normal(exponent: u32) -> bool {
     exponent.wrapping_sub(1) < 254
 }
 
-/// `a · b` of the bits of two numbers, rounded to nearest, halves to even; `None` unless they and the product are normal.
+/// `a · b` of the bits of two numbers, rounded to nearest, halves to even; `None` unless they and the product are normal
+/// or zero.
 #[inline(always)]
 pub fn product(a: u32, b: u32) -> Option<u32> {
     let (a_exponent, b_exponent) = (a >> FRACTION & 0xFF, b >> FRACTION & 0xFF);
     if !is_normal(a_exponent) || !is_normal(b_exponent) {
-        return None;
+        let is_zero = (a << 1 == 0 && b_exponent < 255) || (b << 1 == 0 && a_exponent < 255);
+        return is_zero.then_some((a ^ b) & SIGN);
     }
     // 24 · 32 bits: the upper word has the 24 bits of the result, or 23.
     let product = u64::from(a & (ONE - 1) | ONE) * u64::from((b | ONE) << 8);
@@ -44,7 +46,8 @@ pub fn product(a: u32, b: u32) -> Option<u32> {
     Some(bits | (a ^ b) & SIGN)
 }
 
-/// `a + b` of the bits of two numbers, rounded to nearest, halves to even; `None` unless they and the sum are normal.
+/// `a + b` of the bits of two numbers, rounded to nearest, halves to even; `None` unless they and the sum are normal
+/// or zero.
 #[inline(always)]
 pub fn sum(a: u32, b: u32) -> Option<u32> {
     /// Bits behind the result's last: enough to round, since what is shifted out is remembered in the last of them.
@@ -52,7 +55,9 @@ pub fn sum(a: u32, b: u32) -> Option<u32> {
     let (a, b) = if a << 1 < b << 1 { (b, a) } else { (a, b) };
     let (a_exponent, b_exponent) = (a >> FRACTION & 0xFF, b >> FRACTION & 0xFF);
     if a_exponent >= 254 || b_exponent == 0 {
-        return None;
+        // Two zeros have the sign that they share, or none.
+        let all = if a << 1 == 0 { a & b } else { a };
+        return (b << 1 == 0 && a_exponent < 255).then_some(all);
     }
     let distance = a_exponent - b_exponent;
     if distance > 25 {
@@ -123,9 +128,10 @@ mod tests {
     /// Numbers that are hard to round: few ones, long runs of ones, and exponents that are close to each other or to the
     /// ends of their range.
     fn number() -> impl Strategy<Value = u32> {
-        let exponent = prop_oneof![0u32..=255, 120u32..136, 0u32..4, 251u32..=255];
+        let exponent = prop_oneof![Just(0), 0u32..=255, 120u32..136, 0u32..4, 251u32..=255];
         let fraction = prop_oneof![
             0u32..ONE,
+            Just(0),
             (0u32..24, 0u32..24).prop_map(|(a, b)| 1u32.wrapping_shl(a).wrapping_sub(1 << b) & (ONE - 1)),
             (0u32..24, 0u32..24).prop_map(|(a, b)| (1 << a | 1 << b) & (ONE - 1)),
         ];
@@ -156,6 +162,8 @@ mod tests {
         #[test]
         fn ordinary_numbers_are_done_here(a in -1e6f32..1e6, b in -1e6f32..1e6) {
             prop_assume!(a.abs() > 1e-6 && b.abs() > 1e-6);
+            prop_assert_eq!(product(a.to_bits(), 0), Some((a * 0.0).to_bits()));
+            prop_assert_eq!(sum(0, a.to_bits()), Some(a.to_bits()));
             prop_assert_eq!(product(a.to_bits(), b.to_bits()), Some((a * b).to_bits()));
             prop_assert_eq!(sum(a.to_bits(), b.to_bits()), Some((a + b).to_bits()));
         }

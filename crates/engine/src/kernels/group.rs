@@ -157,24 +157,32 @@ impl<'a> GroupProduct<'a> {
             self.tile = Some(tile);
             return false;
         }
-        self.finish(tile);
+        let scales = tile.record.scales_f32();
+        for b in 0..self.batch {
+            if let Some(sums) = self.sums.get(b).copied() {
+                self.add_sums(b, tile.row, tile.segment, &scales, sums);
+            }
+        }
         self.tile = None;
         true
     }
 
-    /// `y[r] += s_x · s_w[r] · sum[r]`, the segments of a row in order.
+    /// `y[r] += s_x · s_w[r] · sum[r]` for a tile and position `b`, the segments of a row in order.
     #[inline(always)]
-    fn finish(&mut self, tile: Tile) {
-        let scales = tile.record.scales_f32();
-        for b in 0..self.batch {
-            let x_scale = self.x_scales.get(b * self.segments + tile.segment).copied().unwrap_or(0.0);
-            let from = b * self.y_stride + tile.row;
-            let Some(y) = self.y.get_mut(from..from + TILE_OUTPUTS) else { continue };
-            let Some(sums) = self.sums.get(b) else { continue };
-            for r in 0..TILE_OUTPUTS {
-                let product = (x_scale * scales[r]) * sums[r] as f32;
-                y[r] = if tile.segment == 0 { product } else { y[r] + product };
-            }
+    pub(super) fn add_sums(
+        &mut self,
+        b: usize,
+        row: usize,
+        segment: usize,
+        scales: &[f32; TILE_OUTPUTS],
+        sums: [i32; TILE_OUTPUTS],
+    ) {
+        let x_scale = self.x_scales.get(b * self.segments + segment).copied().unwrap_or(0.0);
+        let from = b * self.y_stride + row;
+        let Some(y) = self.y.get_mut(from..from + TILE_OUTPUTS) else { return };
+        for r in 0..TILE_OUTPUTS {
+            let product = (x_scale * scales[r]) * sums[r] as f32;
+            y[r] = if segment == 0 { product } else { y[r] + product };
         }
     }
 }

@@ -10,6 +10,7 @@ mod avx2;
 mod avx512;
 mod group;
 pub mod portable;
+mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

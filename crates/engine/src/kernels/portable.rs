@@ -3,7 +3,8 @@
 use pageformer_card::matrix::TILE_OUTPUTS;
 use pageformer_card::{CELL_BYTES, MatrixDims, Page};
 
-use super::group::{is_dense, kept_cells};
+use super::group::kept_cells;
+use super::scalar::{CELL_INPUTS, consume};
 use super::{Compute, GroupProduct, Head, Scratch, shared_source};
 use crate::attention::Plain;
 
@@ -12,7 +13,7 @@ pub(super) struct Portable;
 
 impl Compute for Portable {
     fn multiply(&self, product: &mut GroupProduct<'_>, cells: &[u8]) {
-        product.consume(cells, dot);
+        consume(product, cells, add_cell);
     }
 
     fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
@@ -22,27 +23,10 @@ impl Compute for Portable {
     shared_source! { Plain }
 }
 
-#[inline(always)]
-fn dot(cells: &[u8], mut mask: u64, x: &[i8], sums: &mut [i32; TILE_OUTPUTS]) {
-    if is_dense(mask) {
-        for (cell, x) in cells.chunks_exact(CELL_BYTES).zip(x.chunks_exact(4)) {
-            add_cell(cell, x, sums);
-        }
-        return;
-    }
-    for cell in cells.chunks_exact(CELL_BYTES) {
-        let j = mask.trailing_zeros() as usize;
-        mask &= mask.wrapping_sub(1);
-        if let Some(x) = x.get(j * 4..j * 4 + 4) {
-            add_cell(cell, x, sums);
-        }
-    }
-}
-
 /// `cell`: 4 outputs × 4 inputs; `x`: 4 inputs.
 #[inline(always)]
-fn add_cell(cell: &[u8], x: &[i8], sums: &mut [i32; TILE_OUTPUTS]) {
-    for (sum, weights) in sums.iter_mut().zip(cell.chunks_exact(4)) {
+fn add_cell(cell: &[u8; CELL_BYTES], x: &[i8; CELL_INPUTS], sums: &mut [i32; TILE_OUTPUTS]) {
+    for (sum, weights) in sums.iter_mut().zip(cell.chunks_exact(CELL_INPUTS)) {
         for (w, x) in weights.iter().zip(x) {
             *sum += i32::from(*w as i8) * i32::from(*x);
         }
