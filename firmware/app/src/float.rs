@@ -102,7 +102,7 @@ mod calls {
         safe fn __addsf3(a: u32, b: u32) -> u32;
     }
 
-    // SAFETY, of all three: names and signatures are those of the run-time ABI for the Arm architecture, table 4.
+    // SAFETY, of all: names and signatures are those of the run-time ABI for the Arm architecture, table 4.
     #[unsafe(no_mangle)]
     extern "C" fn __aeabi_fmul(a: u32, b: u32) -> u32 {
         product(a, b).unwrap_or_else(|| __mulsf3(a, b))

@@ -15,6 +15,8 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod boot;
+#[cfg(all(target_arch = "arm", target_os = "none"))]
+mod fill;
 pub mod float;
 mod run;
 mod sd;

@@ -44,6 +44,11 @@ fn instructions_of_stories() {
 }
 
 #[test]
+fn instructions_of_the_default_model() {
+    counts_instructions("default model", &cards::chat(Layout::Packed));
+}
+
+#[test]
 fn instructions_of_the_sketch() {
     counts_instructions("the sketch's shape", &cards::sketch(Layout::Packed));
 }
