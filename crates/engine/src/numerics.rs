@@ -311,7 +311,8 @@ fn equal(x: f32, y: f32) -> bool {
 pub fn argmax(values: &[f32]) -> usize {
     let most = max_of(values);
     // Looked for in blocks, so that all but the right one are compared without a branch.
-    let block = values.chunks(64).position(|block| block.iter().fold(false, |found, x| found | equal(*x, most)));
+    let block =
+        values.chunks(64).position(|block| block.iter().fold(false, |found, x| found | equal(*x, most)));
     let from = block.unwrap_or(0) * 64;
     let within = values.get(from..).and_then(|block| block.iter().position(|x| equal(*x, most)));
     from + within.unwrap_or(0)

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::firmware::Processor;
 use crate::profile::Histogram;
 
 /// QEMU's program for Arm.
@@ -31,6 +32,8 @@ pub fn instructions(ticks: u64, hertz: u64) -> u64 {
 pub struct Options<'a> {
     /// The card's image; none if there is to be no card.
     pub image: Option<&'a Path>,
+    /// The processor that the firmware was built for.
+    pub processor: Processor,
     /// Time is a count of instructions: the same in every run.
     pub counted: bool,
     /// A socket for QEMU's monitor, to pull the card out.
@@ -47,7 +50,7 @@ impl Options<'_> {
     fn command(&self, firmware: &Path, serial: &str) -> Command {
         let mut command = Command::new(QEMU);
         command
-            .args(["-M", "lm3s6965evb", "-display", "none", "-serial", serial])
+            .args(["-M", "lm3s6965evb", "-cpu", self.processor.cpu(), "-display", "none", "-serial", serial])
             .arg("-kernel")
             .arg(firmware);
         match self.monitor {
@@ -149,14 +152,15 @@ impl Emulator {
             child,
             stdin,
             output,
-            timeout: Duration::from_secs(if options.logged { 1200 } else { 120 }),
+            // Long enough for any machine, whatever else it does: only what hangs is to be noticed.
+            timeout: Duration::from_secs(1800),
         })
     }
 
     /// Everything that is printed up to the next prompt, which is included.
     ///
     /// # Errors
-    /// If none comes for two minutes: with what did.
+    /// If none comes for half an hour: with what did.
     pub fn until_prompt(&mut self) -> Result<Vec<u8>> {
         self.until(&[PROMPT, PAGES_PROMPT])
     }
@@ -164,7 +168,7 @@ impl Emulator {
     /// Everything that is printed up to one of `ends`, which is included.
     ///
     /// # Errors
-    /// If none comes for two minutes: with what did.
+    /// If none comes for half an hour: with what did.
     pub fn until(&mut self, ends: &[&[u8]]) -> Result<Vec<u8>> {
         let mut all = Vec::new();
         let deadline = Instant::now() + self.timeout;
@@ -186,7 +190,7 @@ impl Emulator {
     /// Waits until anything more is printed, and drops it.
     ///
     /// # Errors
-    /// If nothing comes for two minutes.
+    /// If nothing comes for half an hour.
     pub fn more(&mut self) -> Result<()> {
         self.output.recv_timeout(self.timeout).context("the firmware prints nothing more")?;
         Ok(())

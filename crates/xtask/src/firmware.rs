@@ -7,8 +7,33 @@ use anyhow::{Context, Result, bail};
 
 use crate::root;
 
-/// The target of the emulated board.
-pub const TARGET: &str = "thumbv7m-none-eabi";
+/// The processor in the emulated board.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Processor {
+    /// The one that the board has: Cortex-M3.
+    #[default]
+    M3,
+    /// A Cortex-M4 in its place, with DSP extension and floating-point unit.
+    M4,
+}
+
+impl Processor {
+    /// The target that the firmware is built for.
+    pub fn target(self) -> &'static str {
+        match self {
+            Self::M3 => "thumbv7m-none-eabi",
+            Self::M4 => "thumbv7em-none-eabihf",
+        }
+    }
+
+    /// Its name for QEMU.
+    pub fn cpu(self) -> &'static str {
+        match self {
+            Self::M3 => "cortex-m3",
+            Self::M4 => "cortex-m4",
+        }
+    }
+}
 
 /// How to build for a bare-metal target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,13 +110,14 @@ impl Toolchain {
 ///
 /// # Errors
 /// If there is no toolchain for it, or it does not build; then cargo has said why.
-pub fn build() -> Result<PathBuf> {
-    let toolchain = Toolchain::find(TARGET)?;
+pub fn build(processor: Processor) -> Result<PathBuf> {
+    let target = processor.target();
+    let toolchain = Toolchain::find(target)?;
     let dir = root().join("firmware/qemu-cortex-m3");
     let target_dir = target_dir(&dir);
     let status = toolchain
-        .cargo(TARGET)
-        .args(["build", "--release", "--quiet", "--locked", "--target", TARGET])
+        .cargo(target)
+        .args(["build", "--release", "--quiet", "--locked", "--target", target])
         .args(toolchain.options())
         .arg("--target-dir")
         .arg(&target_dir)
@@ -101,7 +127,7 @@ pub fn build() -> Result<PathBuf> {
     if !status.success() {
         bail!("the firmware does not build; in {}", dir.display());
     }
-    Ok(target_dir.join(TARGET).join("release/pageformer-qemu-cortex-m3"))
+    Ok(target_dir.join(target).join("release/pageformer-qemu-cortex-m3"))
 }
 
 /// Where the firmware is built: its own folder, or one beside the rest if that is elsewhere.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
 use xtask::emulator::{Emulator, Options, instructions};
+use xtask::firmware::Processor;
 use xtask::{card, emulator, firmware};
 
 /// Chores of the project.
@@ -22,6 +23,9 @@ struct Emulate {
     /// The card: a folder or an image [default: the default model's]
     #[arg(long)]
     card: Option<PathBuf>,
+    /// The processor in the board
+    #[arg(long, value_enum, default_value_t)]
+    cpu: Processor,
     /// Type the lines of a file (`-`: the standard input) one by one, each when the prompt comes, and print the transcript
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
@@ -45,9 +49,10 @@ impl Emulate {
         let card = self.card.unwrap_or_else(card::default_card);
         let image = card::image(&card, &dir.path().join("card.img"))?;
         eprintln!("building the firmware ...");
-        let firmware = firmware::build()?;
+        let firmware = firmware::build(self.cpu)?;
         let options = Options {
             image: Some(&image),
+            processor: self.cpu,
             counted: self.bench || self.profile,
             logged: self.profile,
             ..Options::default()

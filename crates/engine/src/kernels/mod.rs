@@ -8,6 +8,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(arm_dsp)]
+mod dsp;
 mod group;
 pub mod portable;
 mod scalar;
@@ -155,7 +157,9 @@ pub fn available() -> impl Iterator<Item = Kernel> {
         let features = x86::Features::of_this_processor();
         [avx512::detect(&features), avx2::detect(&features)]
     };
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(arm_dsp)]
+    let simd = [Some(dsp::DSP)];
+    #[cfg(not(any(target_arch = "x86_64", arm_dsp)))]
     let simd: [Option<Kernel>; 0] = [];
     simd.into_iter().flatten().chain([PORTABLE])
 }

@@ -11,7 +11,10 @@ use super::group::is_dense;
 pub(super) const CELL_INPUTS: usize = 4;
 
 /// Adds the product of a cell, 4 outputs × 4 inputs, and 4 inputs.
-pub(super) trait AddCell: Fn(&[u8; CELL_BYTES], &[i8; CELL_INPUTS], &mut [i32; TILE_OUTPUTS]) + Copy {}
+pub(super) trait AddCell:
+    Fn(&[u8; CELL_BYTES], &[i8; CELL_INPUTS], &mut [i32; TILE_OUTPUTS]) + Copy
+{
+}
 impl<F: Fn(&[u8; CELL_BYTES], &[i8; CELL_INPUTS], &mut [i32; TILE_OUTPUTS]) + Copy> AddCell for F {}
 
 /// Consumes cells of a group, in order, until they or its tiles are used up.
@@ -38,7 +41,8 @@ fn whole_tiles<'c>(product: &mut GroupProduct<'_>, cells: &'c [u8], add: impl Ad
     let mut cells = cells;
     while product.next < product.tiles {
         let record = TileRecord::read(product.mask_page, product.next);
-        let Some((now, later)) = cells.split_at_checked(record.mask.count_ones() as usize * CELL_BYTES) else {
+        let Some((now, later)) = cells.split_at_checked(record.mask.count_ones() as usize * CELL_BYTES)
+        else {
             break;
         };
         cells = later;

@@ -4,19 +4,20 @@ use std::fs;
 
 use pageformer_card::Layout;
 use xtask::emulator::{Emulator, Options, instructions};
+use xtask::firmware::Processor;
 
 use crate::cards::{self, TestCard};
-use crate::{built, number, number_after};
+use crate::{built, built_for, number, number_after};
 
 /// Percent that the instructions of a token may grow by before somebody has to say so in the record.
 const GROWTH: u64 = 3;
 const RECORD: &str = "docs/performance.md";
 
 /// Instructions per token, which must not be many more than the record says.
-fn counts_instructions(name: &str, card: &TestCard) {
-    let Some(elf) = built() else { return };
+fn counts_instructions(name: &str, processor: Processor, card: &TestCard) {
+    let Some(elf) = built_for(processor) else { return };
     let image = card.image();
-    let options = Options { image: Some(&image), counted: true, ..Options::default() };
+    let options = Options { image: Some(&image), processor, counted: true, ..Options::default() };
     let mut emulator = Emulator::start(elf, &options).unwrap();
     emulator.until_prompt().unwrap();
     let [first, second] = [(); 2].map(|()| {
@@ -40,17 +41,22 @@ fn counts_instructions(name: &str, card: &TestCard) {
 #[test]
 fn instructions_of_stories() {
     let Some(card) = cards::stories(Layout::Packed) else { return };
-    counts_instructions("stories260K", &card);
+    counts_instructions("stories260K", Processor::M3, &card);
 }
 
 #[test]
 fn instructions_of_the_default_model() {
-    counts_instructions("default model", &cards::chat(Layout::Packed));
+    counts_instructions("default model", Processor::M3, &cards::chat(Layout::Packed));
+}
+
+#[test]
+fn instructions_on_a_cortex_m4() {
+    counts_instructions("default model, Cortex-M4", Processor::M4, &cards::chat(Layout::Packed));
 }
 
 #[test]
 fn instructions_of_the_sketch() {
-    counts_instructions("the sketch's shape", &cards::sketch(Layout::Packed));
+    counts_instructions("the sketch's shape", Processor::M3, &cards::sketch(Layout::Packed));
 }
 
 /// What the card itself was asked for: runs of pages by CMD18, and no more single pages by CMD17 than are read out of

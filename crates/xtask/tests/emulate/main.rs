@@ -12,24 +12,34 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use xtask::emulator::{Emulator, Options, installed};
-use xtask::firmware;
+use xtask::firmware::{self, Processor};
 
 /// The firmware, built once; `None` where it is not asked for.
 fn built() -> Option<&'static Path> {
-    static ELF: OnceLock<Option<PathBuf>> = OnceLock::new();
-    ELF.get_or_init(|| {
-        if std::env::var_os("PAGEFORMER_REQUIRE_EMULATOR").is_none() {
-            eprintln!("skipped: takes minutes; `bash firmware/ci.sh` runs it");
-            return None;
-        }
-        assert!(installed(), "qemu-system-arm is not installed");
-        Some(firmware::build().unwrap())
-    })
-    .as_deref()
+    built_for(Processor::M3)
+}
+
+/// The same for another processor in the board.
+fn built_for(processor: Processor) -> Option<&'static Path> {
+    static ELF: [OnceLock<Option<PathBuf>>; 2] = [const { OnceLock::new() }; 2];
+    ELF[processor as usize]
+        .get_or_init(|| {
+            if std::env::var_os("PAGEFORMER_REQUIRE_EMULATOR").is_none() {
+                eprintln!("skipped: takes minutes; `bash firmware/ci.sh` runs it");
+                return None;
+            }
+            assert!(installed(), "qemu-system-arm is not installed");
+            Some(firmware::build(processor).unwrap())
+        })
+        .as_deref()
 }
 
 fn start(elf: &Path, image: Option<&Path>) -> (Emulator, String) {
-    let mut emulator = Emulator::start(elf, &Options { image, ..Options::default() }).unwrap();
+    start_on(Processor::M3, elf, image)
+}
+
+fn start_on(processor: Processor, elf: &Path, image: Option<&Path>) -> (Emulator, String) {
+    let mut emulator = Emulator::start(elf, &Options { image, processor, ..Options::default() }).unwrap();
     let banner = String::from_utf8(emulator.until_prompt().unwrap()).unwrap();
     (emulator, banner)
 }

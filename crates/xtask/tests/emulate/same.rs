@@ -5,9 +5,10 @@ use std::path::Path;
 use pageformer_card::Layout;
 use pageformer_engine::{Engine, Error, Needs, Plan, Request, Session, kernels};
 use pageformer_vram::Arena;
+use xtask::firmware::Processor;
 
 use crate::cards::{self, TestCard};
-use crate::{built, number, number_after, start};
+use crate::{built_for, number, number_after, start_on};
 
 /// What the stack may take at most, in bytes.
 const STACK_LIMIT: u32 = 10 * 1024;
@@ -91,8 +92,13 @@ fn on_the_pc(card: &Path, context: u32, max_tokens: u32, prompts: &[&str]) -> Ve
 
 /// Holds answers of at most `max_tokens` tokens against the PC's.
 fn says_what_the_pc_says(card: &TestCard, prompts: &[&str], max_tokens: u32) {
-    let Some(elf) = built() else { return };
-    let (mut emulator, banner) = start(elf, Some(&card.image()));
+    says_on(Processor::M3, card, prompts, max_tokens);
+}
+
+/// The same with another processor in the board.
+fn says_on(processor: Processor, card: &TestCard, prompts: &[&str], max_tokens: u32) {
+    let Some(elf) = built_for(processor) else { return };
+    let (mut emulator, banner) = start_on(processor, elf, Some(&card.image()));
     let context = number(&banner, " positions");
     let [pinned, tape] = [" of ", " tape pages"].map(|word| {
         let (_, pages) = banner.split_once("positions, ").unwrap_or_else(|| panic!("{banner}"));
@@ -156,4 +162,16 @@ fn sketch_packed() {
 #[test]
 fn sketch_in_files() {
     says_what_the_pc_says(&cards::sketch(Layout::Files), &TEXTS, 4);
+}
+
+/// The kernel for the DSP extension, and f32 by a floating-point unit.
+#[test]
+fn chat_on_a_cortex_m4() {
+    says_on(Processor::M4, &cards::chat(Layout::Packed), &MESSAGES, 16);
+}
+
+#[test]
+fn stories_on_a_cortex_m4() {
+    let Some(card) = cards::stories(Layout::Packed) else { return };
+    says_on(Processor::M4, &card, &TEXTS[..4], 8);
 }
