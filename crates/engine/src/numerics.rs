@@ -226,11 +226,11 @@ pub fn rotation(frequency: f32, position: u32) -> (f32, f32) {
 pub fn normalize(x: &[f32], centred: bool, eps: f32, h: &mut [f32]) {
     let n = x.len() as f32;
     let mean = if centred { sum_of(x, |x| x) / n } else { 0.0 };
-    let squares = if centred { sum_of(x, |x| (x - mean) * (x - mean)) } else { sum_of(x, |x| x * x) };
-    let inverse = 1.0 / sqrt(squares / n + eps);
+    // x − 0 is x.
+    let deviation = |x: f32| if centred { x - mean } else { x };
+    let inverse = 1.0 / sqrt(sum_of(x, |x| deviation(x) * deviation(x)) / n + eps);
     for (h, x) in h.iter_mut().zip(x) {
-        // x − 0 is x.
-        *h = if centred { x - mean } else { *x } * inverse;
+        *h = deviation(*x) * inverse;
     }
 }
 

@@ -63,7 +63,8 @@ fn whole_tiles<'c>(product: &mut GroupProduct<'_>, cells: &'c [u8], add: impl Ad
 }
 
 /// Adds the product of a tile's cells, which `mask` gives the places of, and the activations of its segment.
-#[inline(always)]
+// Not inlined, here and below: the loops want all registers for themselves.
+#[inline(never)]
 fn add_tile(
     cells: &[[u8; CELL_BYTES]],
     mask: u64,
@@ -88,7 +89,7 @@ fn add_tile(
 
 /// The same for half of a tile.
 #[allow(unsafe_code)]
-#[inline(always)]
+#[inline(never)]
 fn add_half(
     cells: &[[u8; CELL_BYTES]],
     mask: u32,
