@@ -4,7 +4,7 @@
 //! is a header page and behind it the records, 128 to a page. A write goes to the slot that does not hold the newest records, its
 //! header last: when it is cut off anywhere, the other slot is whole.
 
-use crate::page::{Checksum, PAGE_BYTES, Page, pages_for, u32_at};
+use crate::page::{Checksum, PAGE_BYTES, Page, u32_at};
 
 /// First word of a header: the bytes `PFMT`.
 const MAGIC: u32 = u32::from_le_bytes(*b"PFMT");
@@ -31,7 +31,7 @@ impl MetaLayout {
 
     /// Whether a file of `bytes` bytes is one of this layout.
     pub fn is_size(&self, bytes: u64) -> bool {
-        bytes % PAGE_BYTES as u64 == 0 && pages_for(bytes) == u64::from(self.pages())
+        bytes == u64::from(self.pages()) * PAGE_BYTES as u64
     }
 
     /// The page of a slot's header; its records are behind it. Write number `sequence` goes to slot `sequence % 2`.

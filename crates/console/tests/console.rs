@@ -38,7 +38,8 @@ impl ReadReady for Script {
     fn read_ready(&mut self) -> Result<bool, Self::Error> {
         let line_feed = self.keys.front() == Some(&b'\n');
         // Ctrl-C is typed while nothing has been printed of an answer: the prompt is being read.
-        let interrupt = self.keys.front() == Some(&0x03) && self.printed.ends_with(b"\r\n");
+        let interrupt = self.keys.front() == Some(&0x03)
+            && (self.printed.ends_with(b"\r\n") || self.printed.ends_with(b"."));
         Ok(self.in_line || line_feed || interrupt || self.printed.ends_with(b"> "))
     }
 }
@@ -56,10 +57,15 @@ impl Write for Script {
 
 /// A tiny model of zeros: it says the first token of its vocabulary for ever.
 fn card() -> MemoryCard {
+    card_of(1, 8)
+}
+
+/// The same with so many layers and so wide an MLP.
+fn card_of(n_layers: u32, d_ff: u32) -> MemoryCard {
     let shape = Shape {
-        n_layers: 1,
+        n_layers,
         d_model: 8,
-        d_ff: 8,
+        d_ff,
         vocab: 128,
         max_seq: 64,
         n_heads: 2,
@@ -81,25 +87,41 @@ fn card() -> MemoryCard {
 
 /// Types `keys` to a console over `card`; how it ended and what was printed, with lines that end in LF.
 fn type_to(card: Faulty<MemoryCard>, keys: impl AsRef<[u8]>) -> (End, String) {
+    with_console(card, 4608, keys, |console, session| {
+        console.banner(session).unwrap();
+        console.run(session)
+    })
+}
+
+/// Holds a card against its checksums, in so much RAM; what came of it and what was printed.
+fn verify(card: Faulty<MemoryCard>, ram: usize, asked: bool, keys: &str) -> (bool, String) {
+    with_console(card, ram, keys, |console, session| console.verify(session, asked).unwrap())
+}
+
+/// Does something with a console and a session over `card`, whose faults begin when the session has been started.
+fn with_console<T>(
+    mut card: Faulty<MemoryCard>,
+    ram: usize,
+    keys: impl AsRef<[u8]>,
+    act: impl FnOnce(&mut Console<Script, NoHost>, &mut Session<'_, Faulty<MemoryCard>>) -> T,
+) -> (T, String) {
     let script = Script { keys: keys.as_ref().iter().copied().collect(), ..Script::default() };
-    let mut card = card;
     let faults = std::mem::take(&mut card.faults);
-    let mut memory = vec![0; 2048];
+    let mut memory = vec![0; ram.max(16384) / 8];
     let mut arena = Arena::new(&mut memory);
     let mut page = [0; PAGE_BYTES];
     let manifest = read_manifest(&mut card, &mut page).unwrap();
     let entries = arena.take(TensorTable::entries(&manifest.shape)).unwrap();
     let table = read_tensors(&mut card, &mut page, &manifest, entries).unwrap();
     let request = Request { page_metadata: true, batch: Some(1), ..Request::default() };
-    let plan = Plan::new(&Needs::new(&manifest, &table), 4608, &request).unwrap();
+    let plan = Plan::new(&Needs::new(&manifest, &table), ram, &request).unwrap();
     let engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernels::PORTABLE).unwrap();
     let mut session = Session::start(engine, &manifest, &mut arena).unwrap();
     session.engine_mut().vram_mut().card_mut().faults = faults;
     let mut console = Console::new(script, NoHost, Settings { max_tokens: 5, ..Settings::default() });
-    console.banner(&session).unwrap();
-    let end = console.run(&mut session);
+    let done = act(&mut console, &mut session);
     let printed = std::mem::take(&mut console.terminal().port_mut().printed);
-    (end, String::from_utf8_lossy(&printed).replace("\r\n", "\n"))
+    (done, String::from_utf8_lossy(&printed).replace("\r\n", "\n"))
 }
 
 fn good() -> Faulty<MemoryCard> {
@@ -201,4 +223,48 @@ proptest! {
         prop_assert_eq!(end, End::Closed);
         prop_assert!(said.ends_with("> /seed 9\nthe seed is 9\n\n> "), "{}", said);
     }
+}
+
+#[test]
+fn a_card_is_held_against_its_checksums() {
+    // Little RAM, in which every page streams by, and so much that all stay.
+    for ram in [4608, 1 << 20] {
+        let (good, said) = verify(good(), ram, false, "");
+        assert!(good, "{said}");
+        assert!(
+            said.starts_with("\nchecking ") && said.ends_with(" pages ................ good\n"),
+            "{said}"
+        );
+    }
+    let bad = |file, page| {
+        let mut card = good();
+        card.faults = vec![Fault::Flips { file, page, bit: 77, times: 9 }];
+        card
+    };
+    let last = good().inner().weights.len() as u32 / 512 - 1;
+    for (file, page, named) in [
+        (CardFile::Weights, last, "emb_weight (page "),
+        (CardFile::Tokenizer, 0, "page 0 of tokenizer.bin: "),
+    ] {
+        let (good, said) = verify(bad(file, page), 4608, false, "");
+        assert!(!good && said.contains(" bad\n\nerror: page ") && said.contains(named), "{said}");
+        assert!(said.contains("the checksum is wrong"), "{said}");
+    }
+    let (good, said) = verify(good(), 4608, false, "\x03");
+    assert!(good && said.ends_with(". stopped\n"), "{said}");
+}
+
+#[test]
+fn a_large_card_is_checked_when_somebody_asks() {
+    let card = card_of(200, 4608);
+    assert!(card.weights.len() / 512 > 8192);
+    let bad = || {
+        let mut bad = Faulty::new(card.clone());
+        bad.faults = vec![Fault::Flips { file: CardFile::Weights, page: 8000, bit: 77, times: 9 }];
+        bad
+    };
+    let (good, said) = verify(bad(), 600 << 10, false, "");
+    assert!(good && said.contains("pages take long to check") && said.contains("/card"), "{said}");
+    let (good, said) = verify(bad(), 600 << 10, true, "");
+    assert!(!good && said.contains("(page 8000 of weights: the checksum is wrong"), "{said}");
 }
