@@ -6,6 +6,8 @@
 //! 127, so there the signs may go the other way, and what is done to the query is done once.
 #![allow(unsafe_code)]
 
+mod pruned;
+
 use core::arch::x86_64::*;
 
 use pageformer_card::matrix::{RECORD_BYTES, TILE_INPUTS, TILE_OUTPUTS};
@@ -57,6 +59,7 @@ fn multiply(product: &mut GroupProduct<'_>, mut cells: &[u8]) {
         }
     }
     while whole_rows::<4>(product, &mut cells) || whole_rows::<1>(product, &mut cells) {}
+    pruned::rows(product, &mut cells);
     product.consume(cells, dot);
 }
 
