@@ -1,32 +1,48 @@
 //! `pageformer bench`.
 
-use std::cell::Cell;
-use std::sync::OnceLock;
+mod curves;
+mod parts;
+mod random;
+mod yardstick;
+
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use pageformer_card::{MatrixDims, Page};
-use pageformer_engine::kernels::{self, Compute, GroupProduct, Head, Kernel, Scratch};
+use pageformer_engine::kernels::{self, Kernel};
 use pageformer_engine::{Engine, Needs, Plan, Request, Sampler};
-use pageformer_sim::{HostCard, Opened};
+use pageformer_sim::{HostCard, MemoryCard, Opened, open_memory};
 use pageformer_vram::Arena;
 use serde_json::json;
 
 use crate::card::CardArg;
 use crate::session::{buffer, explain};
 use crate::ui::{Table, parse_bytes};
+use parts::{Measured, Parts, parts};
+use random::Dimensions;
+use yardstick::Yardstick;
 
 /// Measures how fast this PC decodes and reads prompts with the model of a card, and where the time goes.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     pageformer bench card/\n  \
     pageformer bench card/ --kernel portable\n  \
-    pageformer bench card/ --ram 128K --context 128 --json\n\n\
-    One thread; greedy; the tokens themselves do not matter. The speed is the median of the runs.")]
+    pageformer bench card/ --ram 128K --context 128 --json\n  \
+    pageformer bench --random 288,768,6,6,6,32000 --density 0.5\n  \
+    pageformer bench card/ --yardstick /tmp/yardstick\n  \
+    pageformer bench --curves docs/curves\n\n\
+    One thread; greedy; the tokens themselves do not matter. Every position's step counts with the fastest of the runs,\n\
+    so that other programs disturb little.")]
 pub struct Bench {
     #[command(flatten)]
     card: CardArg,
+    /// Instead of a card, random weights: width, MLP width, layers, heads, KV heads, vocabulary
+    #[arg(long, value_name = "D,FF,LAYERS,HEADS,KV,VOCAB", conflicts_with = "path")]
+    random: Option<Dimensions>,
+    /// Kept share of the cells of every matrix of a random model
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, requires = "random")]
+    density: f64,
     /// Tokens of a run [default: 256, or the context if that is shorter]
     #[arg(long, value_name = "TOKENS")]
     tokens: Option<u32>,
@@ -45,6 +61,12 @@ pub struct Bench {
     /// Kernel: auto, portable, or one that this processor has, such as avx2
     #[arg(long, default_value = "auto")]
     kernel: String,
+    /// Run this program in turn with the engine, and compare: benches/yardstick/forward.c says how to build it
+    #[arg(long, value_name = "PROGRAM")]
+    yardstick: Option<PathBuf>,
+    /// Measure how cost grows with depth, width, context, RAM and density, with random models; draw it into this folder
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["path", "random", "yardstick", "json"])]
+    curves: Option<PathBuf>,
     /// Print one JSON object instead
     #[arg(long)]
     json: bool,
@@ -62,32 +84,41 @@ impl Bench {
                 format!("no kernel `{name}` on this processor; there are auto, {}", names.join(", "))
             })?,
         };
+        if let Some(folder) = &self.curves {
+            return curves::draw(folder, kernel, self.runs);
+        }
+        let source = match self.random {
+            Some(dimensions) => Source::Random(dimensions, random::card(dimensions, self.density)?),
+            None => Source::Card(self.card.clone()),
+        };
+        let request = Request { context: self.context, batch: self.batch, ..Request::default() };
         let mut memory = buffer(self.ram);
-        let mut engine = self.start(&mut memory, kernel)?;
-        let plan = *engine.plan();
+        let mut engine = source.start(&mut memory, &request, kernel)?;
+        let (plan, shape) = (*engine.plan(), *engine.shape());
         let tokens = self.tokens.unwrap_or(256).min(plan.context) as usize;
-        let (mut decode, mut prefill) = (Vec::new(), Vec::new());
-        decode_once(&mut engine, tokens)?; // warms the caches up
+        let yardstick = self.yardstick.as_ref().map(|program| Yardstick::new(program, &shape)).transpose()?;
+
+        let (mut decode, mut prefill, mut other) =
+            (Fastest::default(), Fastest::default(), Fastest::default());
         for _ in 0..self.runs {
-            decode.push(tokens as f64 / decode_once(&mut engine, tokens)?.0.as_secs_f64());
-            prefill.push(tokens as f64 / prefill_once(&mut engine, tokens)?.as_secs_f64());
+            decode.take(decode_once(&mut engine, tokens)?.all);
+            prefill.take(prefill_once(&mut engine, tokens)?);
+            if let Some(yardstick) = &yardstick {
+                other.take(yardstick.run(tokens)?);
+            }
         }
         let pages = engine.vram().stats().streamed / engine.passes().max(1);
         drop(engine);
-        let mut engine = self.start(&mut memory, Measured::of(kernel))?;
-        decode_once(&mut engine, tokens)?;
+        let mut engine = source.start(&mut memory, &request, Measured::of(kernel))?;
         let parts = (0..self.runs)
-            .map(|_| parts(&mut engine, tokens))
-            .collect::<Result<Vec<_>>>()?
-            .into_iter()
-            .min_by(|a, b| a.total().total_cmp(&b.total()))
-            .context("no run")?;
+            .try_fold(Parts::MOST, |least, _| anyhow::Ok(least.least(parts(&mut engine, tokens)?)))?;
 
-        let (decode, prefill) = (median(decode), median(prefill));
+        let (decode, prefill) = (decode.per_second(tokens), prefill.per_second(tokens));
+        let other = yardstick.map(|_| other.per_second(tokens));
         if self.json {
             let parts: serde_json::Map<_, _> =
                 parts.named().map(|(name, us)| (name.into(), json!(us))).collect();
-            let object = json!({
+            let mut object = json!({
                 "kernel": kernel.name,
                 "tokens": tokens,
                 "runs": self.runs,
@@ -98,17 +129,24 @@ impl Bench {
                 "prefill_tokens_per_s": prefill,
                 "decode_us_per_token": parts,
             });
+            if let (Some(other), Some(object)) = (other, object.as_object_mut()) {
+                object.insert("yardstick_tokens_per_s".into(), json!(other));
+            }
             println!("{object:#}");
             return Ok(());
         }
         println!(
-            "{}: kernel {}, {tokens} tokens, median of {} runs",
-            self.card.name(),
+            "{}: kernel {}, {tokens} tokens, the fastest of {} runs",
+            source.name(),
             kernel.name,
             self.runs
         );
-        println!("  decode   {decode:.0} tokens/s");
-        println!("  prefill  {prefill:.0} tokens/s, {} positions a pass\n", plan.batch);
+        println!("  decode     {decode:.0} tokens/s");
+        println!("  prefill    {prefill:.0} tokens/s, {} positions a pass", plan.batch);
+        if let Some(other) = other {
+            println!("  yardstick  {other:.0} tokens/s; decode is {:.2} times as fast", decode / other);
+        }
+        println!();
         let mut table = Table::new(["decode", "us/token", "share"]);
         for (name, us) in parts.named() {
             table.row([
@@ -120,196 +158,96 @@ impl Bench {
         print!("{table}");
         Ok(())
     }
+}
 
-    fn start<'m>(&self, memory: &'m mut [u64], kernel: Kernel) -> Result<Engine<'m, HostCard<'m>>> {
+/// What is measured.
+enum Source {
+    Card(CardArg),
+    Random(Dimensions, MemoryCard),
+}
+
+impl Source {
+    fn name(&self) -> String {
+        match self {
+            Self::Card(card) => card.name(),
+            Self::Random(dimensions, _) => dimensions.to_string(),
+        }
+    }
+
+    fn start<'m>(
+        &self,
+        memory: &'m mut [u64],
+        request: &Request,
+        kernel: Kernel,
+    ) -> Result<Engine<'m, HostCard<'m>>> {
         let ram = memory.len() * 8;
         let mut arena = Arena::new(memory);
-        let Opened { card, manifest, table } = self.card.open(&mut arena)?;
-        let request = Request { context: self.context, batch: self.batch, ..Request::default() };
-        let plan = Plan::new(&Needs::new(&manifest, &table), ram, &request)?;
-        Engine::start(card, &manifest, table, &plan, &mut arena, kernel).with_context(|| self.card.name())
+        let Opened { card, manifest, table } = match self {
+            Self::Card(card) => card.open(&mut arena)?,
+            Self::Random(_, card) => open_memory(card.clone(), &mut arena)?,
+        };
+        let plan = Plan::new(&Needs::new(&manifest, &table), ram, request)?;
+        Engine::start(card, &manifest, table, &plan, &mut arena, kernel).with_context(|| self.name())
     }
 }
 
-/// Time of `tokens` steps that each take the token that the one before chose, and of the choices among it.
-fn decode_once(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize) -> Result<(Duration, Duration)> {
+/// The fastest that every step of a run has been in some runs: another program that gets in between makes single steps slow, and not
+/// the same ones each time.
+#[derive(Default)]
+struct Fastest(Vec<Duration>);
+
+impl Fastest {
+    fn take(&mut self, run: Vec<Duration>) {
+        if self.0.is_empty() {
+            self.0 = run;
+        } else {
+            self.0.iter_mut().zip(run).for_each(|(best, time)| *best = time.min(*best));
+        }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.0.iter().sum::<Duration>().as_secs_f64()
+    }
+
+    fn per_second(&self, tokens: usize) -> f64 {
+        tokens as f64 / self.seconds()
+    }
+}
+
+/// Times of a run, step by step.
+struct Steps {
+    /// Of the whole step.
+    all: Vec<Duration>,
+    /// Of choosing the token.
+    choosing: Vec<Duration>,
+}
+
+/// `tokens` steps that each take the token that the one before chose.
+fn decode_once(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize) -> Result<Steps> {
     engine.truncate(0);
-    let (mut token, mut choosing) = (1, Duration::ZERO);
-    let started = Instant::now();
+    let mut token = 1;
+    let mut steps = Steps { all: Vec::with_capacity(tokens), choosing: Vec::with_capacity(tokens) };
     for _ in 0..tokens {
+        let started = Instant::now();
         let logits = engine.step(&[token]).map_err(explain)?;
         let stepped = Instant::now();
         token = Sampler::GREEDY.clone().choose(logits);
-        choosing += stepped.elapsed();
+        steps.choosing.push(stepped.elapsed());
+        steps.all.push(started.elapsed());
     }
-    Ok((started.elapsed(), choosing))
+    Ok(steps)
 }
 
-/// Time of a prompt of `tokens` tokens.
-fn prefill_once(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize) -> Result<Duration> {
+/// Times of the passes over a prompt of `tokens` tokens.
+fn prefill_once(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize) -> Result<Vec<Duration>> {
     engine.truncate(0);
     let vocab = engine.shape().vocab as usize;
     let prompt: Vec<u16> = (0..tokens).map(|i| (i * 7919 % vocab) as u16).collect();
     let batch = engine.plan().batch as usize;
-    let started = Instant::now();
-    for part in prompt.chunks(batch) {
+    let passes = prompt.chunks(batch).map(|part| {
+        let started = Instant::now();
         engine.step(part).map_err(explain)?;
-    }
-    Ok(started.elapsed())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-/// Microseconds a token.
-struct Parts {
-    matrices: f64,
-    attention: f64,
-    norms_and_activations: f64,
-    sampling: f64,
-    /// Paging, rows of the embedding, rotary angles, and what leads from one part to the next.
-    paging_and_rest: f64,
-}
-
-impl Parts {
-    fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
-        [
-            ("matrices", self.matrices),
-            ("attention", self.attention),
-            ("norms_quantization_activation", self.norms_and_activations),
-            ("sampling", self.sampling),
-            ("paging_and_rest", self.paging_and_rest),
-        ]
-        .into_iter()
-    }
-
-    fn total(&self) -> f64 {
-        self.named().map(|(_, us)| us).sum()
-    }
-}
-
-/// Where the time of a run goes, by the measuring kernel. What measuring itself takes is left out.
-fn parts(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize) -> Result<Parts> {
-    // The least of many: one that another program interrupts would be subtracted from every call.
-    let clock = (0..100)
-        .map(|_| {
-            let started = Instant::now();
-            for _ in 0..100 {
-                std::hint::black_box(Instant::now());
-            }
-            started.elapsed().as_secs_f64() / 100.0
-        })
-        .fold(f64::INFINITY, f64::min);
-    SPENT.with(|spent| spent.iter().for_each(|kind| kind.set((Duration::ZERO, 0))));
-    let (total, choosing) = decode_once(engine, tokens)?;
-    let per_token = |seconds: f64| (seconds * 1e6 / tokens as f64).max(0.0);
-    let [matrices, attention, others] = SPENT.with(|spent| {
-        [0, 1, 2].map(|kind| {
-            let (time, calls) = spent[kind].get();
-            (time.as_secs_f64() - calls as f64 * clock, calls)
-        })
+        Ok(started.elapsed())
     });
-    let readings = 2.0 * (tokens as f64 + (matrices.1 + attention.1 + others.1) as f64);
-    let known = matrices.0 + attention.0 + others.0 + choosing.as_secs_f64();
-    Ok(Parts {
-        matrices: per_token(matrices.0),
-        attention: per_token(attention.0),
-        norms_and_activations: per_token(others.0),
-        sampling: per_token(choosing.as_secs_f64() - tokens as f64 * clock),
-        paging_and_rest: per_token(total.as_secs_f64() - known - (readings / 2.0) * clock),
-    })
-}
-
-const MATRICES: usize = 0;
-const ATTENTION: usize = 1;
-const OTHERS: usize = 2;
-
-thread_local! {
-    /// Time spent in matrices, attention and everything else, and calls.
-    static SPENT: [Cell<(Duration, u64)>; 3] = const { [const { Cell::new((Duration::ZERO, 0)) }; 3] };
-}
-
-/// The kernel that is measured.
-static INNER: OnceLock<Kernel> = OnceLock::new();
-
-/// A kernel that does what another does, with a stop-watch.
-struct Measured;
-
-impl Measured {
-    fn of(kernel: Kernel) -> Kernel {
-        INNER.get_or_init(|| kernel);
-        Kernel::new(kernel.name, &Measured)
-    }
-}
-
-fn timed<R>(kind: usize, work: impl FnOnce(&dyn Compute) -> R) -> R {
-    let compute = INNER.get().copied().unwrap_or(kernels::PORTABLE).compute();
-    let started = Instant::now();
-    let result = work(compute);
-    let time = started.elapsed();
-    SPENT.with(|spent| {
-        let (before, calls) = spent[kind].get();
-        spent[kind].set((before + time, calls + 1));
-    });
-    result
-}
-
-impl Compute for Measured {
-    fn multiply(&self, product: &mut GroupProduct<'_>, cells: &[u8]) {
-        timed(MATRICES, |k| k.multiply(product, cells));
-    }
-
-    fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
-        timed(MATRICES, |k| k.kept_cells(dims, group, mask_page))
-    }
-
-    fn attend(&self, head: &Head<'_>, q: &[f32], out: &mut [f32], scratch: &mut Scratch<'_>) -> Option<()> {
-        timed(ATTENTION, |k| k.attend(head, q, out, scratch))
-    }
-
-    fn quantize_head(&self, x: &[f32], out: &mut [i8]) -> Option<u16> {
-        timed(ATTENTION, |k| k.quantize_head(x, out))
-    }
-
-    fn rotate(&self, heads: &mut [f32], angles: &[f32]) {
-        timed(ATTENTION, |k| k.rotate(heads, angles));
-    }
-
-    fn quantize(&self, x: &[f32], out: &mut [i8], scales: &mut [f32]) -> Option<()> {
-        timed(OTHERS, |k| k.quantize(x, out, scales))
-    }
-
-    fn normalize(&self, x: &[f32], centred: bool, eps: f32, h: &mut [f32]) {
-        timed(OTHERS, |k| k.normalize(x, centred, eps, h));
-    }
-
-    fn scale_by(&self, h: &mut [f32], gain: &[u8]) {
-        timed(OTHERS, |k| k.scale_by(h, gain));
-    }
-
-    fn shift_by(&self, h: &mut [f32], bias: &[u8]) {
-        timed(OTHERS, |k| k.shift_by(h, bias));
-    }
-
-    fn swiglu(&self, up: &mut [f32], gate: &[f32]) {
-        timed(OTHERS, |k| k.swiglu(up, gate));
-    }
-
-    fn gelu(&self, up: &mut [f32]) {
-        timed(OTHERS, |k| k.gelu(up));
-    }
-
-    fn add(&self, x: &mut [f32], h: &[f32]) {
-        timed(OTHERS, |k| k.add(x, h));
-    }
-
-    fn all_finite(&self, values: &[f32]) -> bool {
-        timed(OTHERS, |k| k.all_finite(values))
-    }
-
-    fn argmax(&self, values: &[f32]) -> usize {
-        timed(OTHERS, |k| k.argmax(values))
-    }
+    passes.collect()
 }

@@ -1,0 +1,189 @@
+//! Where the time of a step goes: a kernel with a stop-watch.
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use pageformer_card::{MatrixDims, Page};
+use pageformer_engine::Engine;
+use pageformer_engine::kernels::{self, Compute, GroupProduct, Head, Kernel, Scratch};
+use pageformer_sim::HostCard;
+
+use super::decode_once;
+
+/// Microseconds a token.
+pub struct Parts {
+    matrices: f64,
+    attention: f64,
+    norms_and_activations: f64,
+    sampling: f64,
+    /// Paging, rows of the embedding, rotary angles, and what leads from one part to the next.
+    paging_and_rest: f64,
+}
+
+impl Parts {
+    /// More than anything takes.
+    pub const MOST: Self = Self {
+        matrices: f64::INFINITY,
+        attention: f64::INFINITY,
+        norms_and_activations: f64::INFINITY,
+        sampling: f64::INFINITY,
+        paging_and_rest: f64::INFINITY,
+    };
+
+    /// The least of each part.
+    pub fn least(self, other: Self) -> Self {
+        Self {
+            matrices: self.matrices.min(other.matrices),
+            attention: self.attention.min(other.attention),
+            norms_and_activations: self.norms_and_activations.min(other.norms_and_activations),
+            sampling: self.sampling.min(other.sampling),
+            paging_and_rest: self.paging_and_rest.min(other.paging_and_rest),
+        }
+    }
+
+    /// Each part by its name.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        [
+            ("matrices", self.matrices),
+            ("attention", self.attention),
+            ("norms_quantization_activation", self.norms_and_activations),
+            ("sampling", self.sampling),
+            ("paging_and_rest", self.paging_and_rest),
+        ]
+        .into_iter()
+    }
+
+    /// All parts.
+    pub fn total(&self) -> f64 {
+        self.named().map(|(_, us)| us).sum()
+    }
+}
+
+/// Where the time of a run goes, by the measuring kernel. What measuring itself takes is left out.
+pub fn parts(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize) -> Result<Parts> {
+    // The least of many: one that another program interrupts would be subtracted from every call.
+    let clock = (0..100)
+        .map(|_| {
+            let started = Instant::now();
+            for _ in 0..100 {
+                std::hint::black_box(Instant::now());
+            }
+            started.elapsed().as_secs_f64() / 100.0
+        })
+        .fold(f64::INFINITY, f64::min);
+    SPENT.with(|spent| spent.iter().for_each(|kind| kind.set((Duration::ZERO, 0))));
+    let steps = decode_once(engine, tokens)?;
+    let sum = |times: &[Duration]| times.iter().sum::<Duration>();
+    let (total, choosing) = (sum(&steps.all), sum(&steps.choosing));
+    let per_token = |seconds: f64| (seconds * 1e6 / tokens as f64).max(0.0);
+    let [matrices, attention, others] = SPENT.with(|spent| {
+        [0, 1, 2].map(|kind| {
+            let (time, calls) = spent[kind].get();
+            (time.as_secs_f64() - calls as f64 * clock, calls)
+        })
+    });
+    let readings = 2.0 * (2.0 * tokens as f64 + (matrices.1 + attention.1 + others.1) as f64);
+    let known = matrices.0 + attention.0 + others.0 + choosing.as_secs_f64();
+    Ok(Parts {
+        matrices: per_token(matrices.0),
+        attention: per_token(attention.0),
+        norms_and_activations: per_token(others.0),
+        sampling: per_token(choosing.as_secs_f64() - tokens as f64 * clock),
+        paging_and_rest: per_token(total.as_secs_f64() - known - (readings / 2.0) * clock),
+    })
+}
+
+const MATRICES: usize = 0;
+const ATTENTION: usize = 1;
+const OTHERS: usize = 2;
+
+thread_local! {
+    /// Time spent in matrices, attention and everything else, and calls.
+    static SPENT: [Cell<(Duration, u64)>; 3] = const { [const { Cell::new((Duration::ZERO, 0)) }; 3] };
+}
+
+/// The kernel that is measured.
+static INNER: OnceLock<Kernel> = OnceLock::new();
+
+/// A kernel that does what another does, with a stop-watch.
+pub struct Measured;
+
+impl Measured {
+    /// `kernel`, measured. The first that is asked for is it for good.
+    pub fn of(kernel: Kernel) -> Kernel {
+        INNER.get_or_init(|| kernel);
+        Kernel::new(kernel.name, &Measured)
+    }
+}
+
+fn timed<R>(kind: usize, work: impl FnOnce(&dyn Compute) -> R) -> R {
+    let compute = INNER.get().copied().unwrap_or(kernels::PORTABLE).compute();
+    let started = Instant::now();
+    let result = work(compute);
+    let time = started.elapsed();
+    SPENT.with(|spent| {
+        let (before, calls) = spent[kind].get();
+        spent[kind].set((before + time, calls + 1));
+    });
+    result
+}
+
+impl Compute for Measured {
+    fn multiply(&self, product: &mut GroupProduct<'_>, cells: &[u8]) {
+        timed(MATRICES, |k| k.multiply(product, cells));
+    }
+
+    fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
+        timed(MATRICES, |k| k.kept_cells(dims, group, mask_page))
+    }
+
+    fn attend(&self, head: &Head<'_>, q: &[f32], out: &mut [f32], scratch: &mut Scratch<'_>) -> Option<()> {
+        timed(ATTENTION, |k| k.attend(head, q, out, scratch))
+    }
+
+    fn quantize_head(&self, x: &[f32], out: &mut [i8]) -> Option<u16> {
+        timed(ATTENTION, |k| k.quantize_head(x, out))
+    }
+
+    fn rotate(&self, heads: &mut [f32], angles: &[f32]) {
+        timed(ATTENTION, |k| k.rotate(heads, angles));
+    }
+
+    fn quantize(&self, x: &[f32], out: &mut [i8], scales: &mut [f32]) -> Option<()> {
+        timed(OTHERS, |k| k.quantize(x, out, scales))
+    }
+
+    fn normalize(&self, x: &[f32], centred: bool, eps: f32, h: &mut [f32]) {
+        timed(OTHERS, |k| k.normalize(x, centred, eps, h));
+    }
+
+    fn scale_by(&self, h: &mut [f32], gain: &[u8]) {
+        timed(OTHERS, |k| k.scale_by(h, gain));
+    }
+
+    fn shift_by(&self, h: &mut [f32], bias: &[u8]) {
+        timed(OTHERS, |k| k.shift_by(h, bias));
+    }
+
+    fn swiglu(&self, up: &mut [f32], gate: &[f32]) {
+        timed(OTHERS, |k| k.swiglu(up, gate));
+    }
+
+    fn gelu(&self, up: &mut [f32]) {
+        timed(OTHERS, |k| k.gelu(up));
+    }
+
+    fn add(&self, x: &mut [f32], h: &[f32]) {
+        timed(OTHERS, |k| k.add(x, h));
+    }
+
+    fn all_finite(&self, values: &[f32]) -> bool {
+        timed(OTHERS, |k| k.all_finite(values))
+    }
+
+    fn argmax(&self, values: &[f32]) -> usize {
+        timed(OTHERS, |k| k.argmax(values))
+    }
+}
