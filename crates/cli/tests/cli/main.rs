@@ -12,6 +12,7 @@ mod support;
 #[cfg(unix)]
 mod terminal;
 
+mod bench;
 mod chat;
 mod damage;
 #[cfg(unix)]

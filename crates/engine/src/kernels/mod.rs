@@ -11,6 +11,8 @@ mod avx512;
 #[cfg(arm_dsp)]
 mod dsp;
 mod group;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod neon;
 pub mod portable;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
@@ -159,7 +161,13 @@ pub fn available() -> impl Iterator<Item = Kernel> {
     };
     #[cfg(arm_dsp)]
     let simd = [Some(dsp::DSP)];
-    #[cfg(not(any(target_arch = "x86_64", arm_dsp)))]
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+    let simd = neon::detect();
+    #[cfg(not(any(
+        target_arch = "x86_64",
+        arm_dsp,
+        all(target_arch = "aarch64", target_feature = "neon")
+    )))]
     let simd: [Option<Kernel>; 0] = [];
     simd.into_iter().flatten().chain([PORTABLE])
 }

@@ -1,0 +1,57 @@
+//! `bench`: what it measures is no test's business, but that it measures is.
+
+use crate::support::Place;
+
+const QUICK: &str = "--tokens 8 --runs 2 --context 32";
+
+#[test]
+fn bench_has_its_keys() {
+    let place = Place::with_tiny_card();
+    for what in ["card", "--random 24,40,2,3,1,300", "--random 24,40,2,3,1,300 --density 0.5"] {
+        let got = place.json(&format!("bench {what} {QUICK}"));
+        for key in ["decode_tokens_per_s", "prefill_tokens_per_s"] {
+            assert!(got[key].as_f64().unwrap() > 0.0, "{what}: {got:#}");
+        }
+        let parts = got["decode_us_per_token"].as_object().unwrap();
+        for part in ["matrices", "attention", "norms_quantization_activation", "sampling", "paging_and_rest"]
+        {
+            assert!(parts[part].as_f64().unwrap() >= 0.0, "{what}: {parts:?}");
+        }
+        assert_eq!((&got["tokens"], &got["pages_streamed_per_pass"]), (&8.into(), &0.into()));
+    }
+}
+
+#[test]
+fn impossible_wishes_are_named() {
+    let place = Place::new();
+    assert!(place.fails("bench --kernel mmx").contains("portable"));
+    assert!(place.fails("bench --random 1,2,3").contains("six numbers"));
+    assert!(place.fails("bench --random 24,40,2,5,1,300").contains("5 heads"));
+    assert!(place.fails("bench --random 24,40,2,3,1,300 --density 0").contains("density of 0"));
+    assert!(place.fails("bench --runs 0").contains("--runs"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_yardstick_runs_in_turn() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let program = |name: &str, script: &str| {
+        let path = place.path(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    // A millisecond for each of the tokens, which are its last argument.
+    let good =
+        program("good", "[ \"$1 $2 $3 $4 $5 $6\" = '24 40 2 3 1 300' ] || exit 1\nyes 1000000 | head -n $7");
+    let run = |program: &std::path::Path| {
+        format!("bench --random 24,40,2,3,1,300 {QUICK} --yardstick {}", program.display())
+    };
+    assert_eq!(place.json(&run(&good))["yardstick_tokens_per_s"].as_f64(), Some(1000.0));
+    let short = program("short", "echo 5");
+    assert!(place.fails(&run(&short)).contains("did not print the nanoseconds of 8 steps"));
+    let broken = program("broken", "echo no memory >&2; exit 1");
+    assert!(place.fails(&run(&broken)).contains("no memory"));
+    assert!(place.fails(&run(&place.path("missing"))).contains("cannot be run"));
+}

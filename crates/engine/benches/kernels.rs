@@ -1,0 +1,60 @@
+//! A matrix of 128 outputs, group by group, by every kernel that this processor has: `cargo bench -p pageformer-engine`.
+#![allow(missing_docs)]
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use pageformer_card::matrix::TileRecord;
+use pageformer_card::{MatrixDims, Page};
+use pageformer_engine::kernels::{GroupProduct, Input, available};
+
+/// Mask page and cells of each group; every cell is kept with a probability of `percent`.
+fn groups(dims: &MatrixDims, percent: u32) -> Vec<(Page, Vec<u8>)> {
+    let mut state = 1u64;
+    let mut bits = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u32
+    };
+    (0..dims.groups())
+        .map(|group| {
+            let (mut page, mut cells) = ([0; 512], Vec::new());
+            for tile in 0..dims.tiles_in_group(group) {
+                let kept = (0..64).fold(0, |mask, cell| mask | u64::from(bits() % 100 < percent) << cell);
+                let mask = kept & dims.full_mask((group * 32 + tile) % dims.segments());
+                TileRecord { scales: [0x3F80; 4], mask }.write(&mut page, tile as usize);
+                cells.extend((0..mask.count_ones() * 16).map(|_| bits() as u8));
+            }
+            (page, cells)
+        })
+        .collect()
+}
+
+fn multiply(c: &mut Criterion) {
+    let mut group = c.benchmark_group("multiply");
+    for inputs in [64, 288, 768] {
+        let dims = MatrixDims { outputs: 128, inputs };
+        group.throughput(Throughput::Elements(dims.cells() * 16));
+        for percent in [100, 50] {
+            let groups = groups(&dims, percent);
+            for batch in [1, 16] {
+                let x: Vec<i8> = (0..inputs as usize * batch).map(|i| (i * 37 % 255) as u8 as i8).collect();
+                let x: Vec<i8> = x.into_iter().map(|x| x.max(-127)).collect();
+                let scales = vec![1.0; dims.segments() as usize * batch];
+                let mut y = vec![0.0; dims.padded_outputs() as usize * batch];
+                for kernel in available() {
+                    let name = format!("{inputs} inputs, {percent} %, {batch} positions");
+                    group.bench_function(BenchmarkId::new(kernel.name, name), |bencher| {
+                        bencher.iter(|| {
+                            for (number, (masks, cells)) in (0..).zip(&groups) {
+                                let input = Input { values: &x, scales: &scales, batch };
+                                GroupProduct::new(&dims, number, masks, input, &mut y).feed(kernel, cells);
+                            }
+                        });
+                    });
+                }
+            }
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, multiply);
+criterion_main!(benches);
