@@ -112,7 +112,7 @@ impl<'a> GroupProduct<'a> {
 
     /// The loop in plain terms, until `cells` or the tiles are used up; `dot` adds the product of some cells of a
     /// tile, given by a mask, with the activations of its segment.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     #[inline(always)]
     pub(super) fn consume(
         &mut self,

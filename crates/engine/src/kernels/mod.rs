@@ -163,11 +163,7 @@ pub fn available() -> impl Iterator<Item = Kernel> {
     let simd = [Some(dsp::DSP)];
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     let simd = neon::detect();
-    #[cfg(not(any(
-        target_arch = "x86_64",
-        arm_dsp,
-        all(target_arch = "aarch64", target_feature = "neon")
-    )))]
+    #[cfg(not(any(target_arch = "x86_64", arm_dsp, all(target_arch = "aarch64", target_feature = "neon"))))]
     let simd: [Option<Kernel>; 0] = [];
     simd.into_iter().flatten().chain([PORTABLE])
 }
