@@ -36,8 +36,8 @@ pub trait BlockDevice {
     }
 
     /// As [`Self::read_unverified`], of what was announced: the oldest run that was begun and neither finished nor dropped. If that is
-    /// another one, it is dropped, and so on; what was not begun at all is read now. [`Self::read`] may come in between and leaves
-    /// alone what was begun.
+    /// another one, it is dropped, and so on; what was not begun at all is read now. [`Self::read`] may come in between: it leaves
+    /// alone what was begun, and had better come before what has not begun to be read.
     ///
     /// # Errors
     /// As [`Self::read`], also for what went wrong earlier.

@@ -4,7 +4,7 @@
 //! else, and [`Reader`], which runs on a thread of its own and reads.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use pageformer_card::{PAGE_BYTES, Page};
 use pageformer_vram::{Card, CardFile, ReadError};
@@ -21,71 +21,107 @@ struct Run {
 
 type Answer = Result<Vec<Page>, ReadError>;
 
+/// What is to be read, and what was.
+#[derive(Debug, Default)]
+struct Desk {
+    /// A run that is waited for: it comes before those that were only begun.
+    urgent: Option<Run>,
+    urgent_answer: Option<Answer>,
+    /// Runs that were begun, the oldest first.
+    begun: VecDeque<Run>,
+    /// Answers to the first of them.
+    answers: VecDeque<Answer>,
+    /// One of the two halves is gone.
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    desk: Mutex<Desk>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `ready` finds what it looks for, or nobody will come any more.
+    fn wait<R>(&self, mut ready: impl FnMut(&mut Desk) -> Option<R>) -> Option<R> {
+        let mut desk = self.desk();
+        loop {
+            if let Some(found) = ready(&mut desk) {
+                return Some(found);
+            }
+            if desk.closed {
+                return None;
+            }
+            desk = self.changed.wait(desk).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Desk)) {
+        change(&mut self.desk());
+        self.changed.notify_all();
+    }
+}
+
 /// The card, as everybody else sees it.
 #[derive(Debug)]
 pub struct Ahead {
     /// Bytes of [`FILES`].
     bytes: [u64; 4],
     most: u32,
-    /// Runs that were begun, the oldest first.
-    begun: VecDeque<Run>,
-    requests: SyncSender<Run>,
-    answers: Receiver<Answer>,
-    /// Answers to runs of `begun` that came while another was waited for.
-    early: VecDeque<Answer>,
+    shared: Arc<Shared>,
 }
 
 /// The half that reads.
 #[derive(Debug)]
 pub struct Reader<C> {
     card: C,
-    requests: Receiver<Run>,
-    answers: SyncSender<Answer>,
+    shared: Arc<Shared>,
 }
 
 /// Divides a card, so that up to `pages` pages can be read before they are asked for.
 pub fn read_ahead<C: Card>(card: C, pages: u32) -> (Ahead, Reader<C>) {
-    // Neither side ever waits for room: there are at most `pages` runs of one page each, and one more that is waited for.
-    let room = pages as usize + 1;
-    let (requests, to_read) = sync_channel(room);
-    let (were_read, answers) = sync_channel(room);
-    let ahead = Ahead {
-        bytes: FILES.map(|file| card.bytes(file)),
-        most: pages,
-        begun: VecDeque::new(),
-        requests,
-        answers,
-        early: VecDeque::new(),
-    };
-    (ahead, Reader { card, requests: to_read, answers: were_read })
+    let shared = Arc::<Shared>::default();
+    let ahead = Ahead { bytes: FILES.map(|file| card.bytes(file)), most: pages, shared: shared.clone() };
+    (ahead, Reader { card, shared })
 }
 
 impl<C: Card> Reader<C> {
-    /// Reads what is wanted, in order, until the other half is gone.
+    /// Reads what is wanted until the other half is gone.
     pub fn run(mut self) {
-        while let Ok(run) = self.requests.recv() {
+        let next = |desk: &mut Desk| {
+            let urgent = desk.urgent.take().map(|run| (run, true));
+            urgent.or_else(|| desk.begun.get(desk.answers.len()).map(|run| (*run, false)))
+        };
+        while let Some((run, urgent)) = self.shared.wait(next) {
             let mut pages = vec![[0; PAGE_BYTES]; run.pages];
-            let result = self.card.read(run.file, run.first, &mut pages);
-            if self.answers.send(result.map(|()| pages)).is_err() {
-                return;
-            }
+            let answer = self.card.read(run.file, run.first, &mut pages).map(|()| pages);
+            self.shared.change(|desk| match urgent {
+                true => desk.urgent_answer = Some(answer),
+                false => desk.answers.push_back(answer),
+            });
         }
     }
 }
 
-impl Ahead {
-    /// The answer to the oldest run of `begun`.
-    fn oldest(&mut self) -> Answer {
-        match self.early.pop_front() {
-            Some(answer) => answer,
-            // A reader that is gone reads nothing any more.
-            None => self.answers.recv().unwrap_or(Err(ReadError::NoCard)),
-        }
+impl<C> Drop for Reader<C> {
+    fn drop(&mut self) {
+        self.shared.change(|desk| desk.closed = true);
     }
 }
 
-fn deliver(answer: Answer, pages: &mut [Page]) -> Result<(), ReadError> {
-    pages.copy_from_slice(&answer?);
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.shared.change(|desk| desk.closed = true);
+    }
+}
+
+/// Hands over what was read. A reader that is gone reads nothing any more.
+fn deliver(answer: Option<Answer>, pages: &mut [Page]) -> Result<(), ReadError> {
+    pages.copy_from_slice(&answer.ok_or(ReadError::NoCard)??);
     Ok(())
 }
 
@@ -95,12 +131,8 @@ impl Card for Ahead {
     }
 
     fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
-        self.requests.send(Run { file, first, pages: pages.len() }).map_err(|_| ReadError::NoCard)?;
-        // It is the last in the line.
-        while self.early.len() < self.begun.len() {
-            self.early.push_back(self.answers.recv().map_err(|_| ReadError::NoCard)?);
-        }
-        deliver(self.answers.recv().unwrap_or(Err(ReadError::NoCard)), pages)
+        self.shared.change(|desk| desk.urgent = Some(Run { file, first, pages: pages.len() }));
+        deliver(self.shared.wait(|desk| desk.urgent_answer.take()), pages)
     }
 
     fn read_ahead(&self) -> u32 {
@@ -108,20 +140,32 @@ impl Card for Ahead {
     }
 
     fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
-        let waiting: usize = self.begun.iter().map(|run| run.pages).sum();
         let run = Run { file, first, pages: pages as usize };
-        if pages > 0 && waiting + run.pages <= self.most as usize && self.requests.send(run).is_ok() {
-            self.begun.push_back(run);
-        }
+        let most = self.most as usize;
+        self.shared.change(|desk| {
+            let waiting: usize = desk.begun.iter().map(|run| run.pages).sum();
+            if waiting + run.pages <= most {
+                desk.begun.push_back(run);
+            }
+        });
     }
 
     fn finish_read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
-        while let Some(run) = self.begun.pop_front() {
-            let answer = self.oldest();
-            if run == (Run { file, first, pages: pages.len() }) {
-                return deliver(answer, pages);
+        let wanted = Run { file, first, pages: pages.len() };
+        loop {
+            if self.shared.desk().begun.is_empty() {
+                return self.read(file, first, pages);
+            }
+            // One that is not wanted is waited for as well: it may be half read.
+            let oldest = self.shared.wait(|desk| {
+                let answer = desk.answers.pop_front()?;
+                Some((desk.begun.pop_front()?, answer))
+            });
+            match oldest {
+                Some((run, answer)) if run == wanted => return deliver(Some(answer), pages),
+                Some(_) => {}
+                None => return Err(ReadError::NoCard),
             }
         }
-        self.read(file, first, pages)
     }
 }

@@ -59,7 +59,8 @@ struct Begun {
     file: CardFile,
     first: u32,
     pages: u32,
-    /// When it is there.
+    /// When it begins to be read, unless something that is waited for comes first, and when it is there.
+    start: Duration,
     done: Duration,
 }
 
@@ -71,17 +72,29 @@ pub struct Timed<C> {
     timing: Timing,
     clock: Clock,
     read_ahead: u32,
+    check: Duration,
     begun: VecDeque<Begun>,
     /// When the card is done with all that it was told.
     free: Duration,
     busy: Duration,
+    checking: Duration,
 }
 
 impl<C> Timed<C> {
     /// A card that reads while it is waited for.
     pub fn new(card: C, timing: Timing, clock: Clock) -> Self {
         let (begun, free, busy) = (VecDeque::new(), Duration::ZERO, Duration::ZERO);
-        Self { card, timing, clock, read_ahead: 0, begun, free, busy }
+        Self {
+            card,
+            timing,
+            clock,
+            read_ahead: 0,
+            check: Duration::ZERO,
+            begun,
+            free,
+            busy,
+            checking: Duration::ZERO,
+        }
     }
 
     /// Lets it read up to `pages` pages before they are asked for.
@@ -89,17 +102,53 @@ impl<C> Timed<C> {
         Self { read_ahead: pages, ..self }
     }
 
+    /// Lets the processor take so long for each page when it gets it, for checking it and for copying it from where it was read to.
+    pub fn with_check(self, page: Duration) -> Self {
+        Self { check: page, ..self }
+    }
+
     /// Time that was spent reading.
     pub fn busy(&self) -> Duration {
         self.busy
     }
 
-    /// Reads behind everything else; returns when that is done.
-    fn queue(&mut self, first: u32, pages: u32) -> Duration {
+    /// Time that the processor spent checking pages.
+    pub fn checking(&self) -> Duration {
+        self.checking
+    }
+
+    /// Pages that were waited for.
+    fn deliver(&mut self, done: Duration, pages: &[Page]) {
+        self.clock.wait_until(done);
+        let check = self.check * pages.len() as u32;
+        self.checking += check;
+        self.clock.pass(check);
+    }
+
+    /// Reads behind everything else; returns when that begins and ends.
+    fn queue(&mut self, first: u32, pages: u32) -> (Duration, Duration) {
         let time = self.timing.of(first, pages);
-        self.free = self.free.max(self.clock.now()) + time;
+        let start = self.free.max(self.clock.now());
+        self.free = start + time;
         self.busy += time;
-        self.free
+        (start, self.free)
+    }
+
+    /// Reads before all that has not begun to be read; returns when that ends.
+    fn interpose(&mut self, first: u32, pages: u32) -> Duration {
+        let (now, time) = (self.clock.now(), self.timing.of(first, pages));
+        let later = self.begun.iter().position(|run| run.start > now).unwrap_or(self.begun.len());
+        let start = match self.begun.get(later) {
+            Some(next) => next.start,
+            None => self.free.max(now),
+        };
+        for run in self.begun.iter_mut().skip(later) {
+            run.start += time;
+            run.done += time;
+        }
+        self.free = self.free.max(now) + time;
+        self.busy += time;
+        start + time
     }
 }
 
@@ -109,8 +158,8 @@ impl<C: Card> Card for Timed<C> {
     }
 
     fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
-        let done = self.queue(first, pages.len() as u32);
-        self.clock.wait_until(done);
+        let done = self.interpose(first, pages.len() as u32);
+        self.deliver(done, pages);
         self.card.read(file, first, pages)
     }
 
@@ -121,15 +170,15 @@ impl<C: Card> Card for Timed<C> {
     fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
         let waiting: u32 = self.begun.iter().map(|begun| begun.pages).sum();
         if waiting + pages <= self.read_ahead {
-            let done = self.queue(first, pages);
-            self.begun.push_back(Begun { file, first, pages, done });
+            let (start, done) = self.queue(first, pages);
+            self.begun.push_back(Begun { file, first, pages, start, done });
         }
     }
 
     fn finish_read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
         while let Some(begun) = self.begun.pop_front() {
             if (begun.file, begun.first, begun.pages as usize) == (file, first, pages.len()) {
-                self.clock.wait_until(begun.done);
+                self.deliver(begun.done, pages);
                 return self.card.read(file, first, pages);
             }
         }
@@ -173,16 +222,32 @@ mod tests {
     }
 
     #[test]
-    fn other_reads_come_behind_and_what_is_left_over_is_dropped() {
+    fn what_is_waited_for_comes_before_what_has_not_begun() {
+        let (mut card, clock) = card(8, None);
+        let pages = &mut [[0; 512]; 4][..];
+        card.begin_read(CardFile::Weights, 0, 4); // begins at once, done at 6
+        card.begin_read(CardFile::Weights, 4, 4); // at 12, and then at 15
+        clock.pass(MS);
+        card.read(CardFile::Weights, 20, &mut pages[..1]).unwrap();
+        assert_eq!(clock.now(), 9 * MS);
+        card.finish_read(CardFile::Weights, 0, pages).unwrap();
+        assert_eq!(clock.now(), 9 * MS);
+        card.finish_read(CardFile::Weights, 4, pages).unwrap();
+        assert_eq!((clock.now(), card.busy()), (15 * MS, 15 * MS));
+        card.read(CardFile::Weights, 20, &mut pages[..1]).unwrap();
+        assert_eq!(clock.now(), 18 * MS);
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_dropped() {
         let (mut card, clock) = card(8, None);
         let pages = &mut [[0; 512]; 4][..];
         card.begin_read(CardFile::Weights, 0, 4); // done at 6
-        card.read(CardFile::Weights, 20, &mut pages[..1]).unwrap(); // at 9
-        assert_eq!(clock.now(), 9 * MS);
-        card.finish_read(CardFile::Weights, 4, pages).unwrap(); // not begun: read now
-        assert_eq!(clock.now(), 15 * MS);
-        card.finish_read(CardFile::Weights, 0, pages).unwrap(); // dropped: read again
-        assert_eq!(clock.now(), 21 * MS);
+        clock.pass(MS);
+        card.finish_read(CardFile::Weights, 4, pages).unwrap(); // was not begun: read now
+        assert_eq!(clock.now(), 12 * MS);
+        card.finish_read(CardFile::Weights, 0, pages).unwrap(); // was dropped: read again
+        assert_eq!(clock.now(), 18 * MS);
     }
 
     #[test]

@@ -4,15 +4,19 @@
 //! - [`MemoryCard`] holds one in memory.
 //! - [`Traced`] and [`Faulty`] wrap a card and are one: they record what is read, and spoil it.
 //! - [`read_ahead`] lets a card be read by a thread while something else is computed.
-//! - [`Timed`] says what reading would take on a board, by a virtual [`Clock`].
+//! - [`Timed`] says what reading would take on a board, and [`Virtual`] what computing would, by a virtual [`Clock`]. [`predict`] puts
+//!   them together for one of the [`boards`].
 #![forbid(unsafe_code)]
 
 mod ahead;
+pub mod boards;
 mod clock;
 mod folder;
 mod host;
 mod image;
 mod memory;
+mod predict;
+mod processor;
 mod wrappers;
 
 pub use ahead::{Ahead, Reader, read_ahead};
@@ -21,4 +25,6 @@ pub use folder::FolderCard;
 pub use host::{HostCard, OpenError, Opened, open, open_memory};
 pub use image::FileDevice;
 pub use memory::MemoryCard;
+pub use predict::{Phase, Prediction, Setup, TYPICAL, predict};
+pub use processor::{Processor, Virtual, Work};
 pub use wrappers::{Fault, Faulty, Read, Traced};

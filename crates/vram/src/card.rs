@@ -113,7 +113,7 @@ pub trait Card {
 
     /// As [`Self::read`], of what was announced. Runs are finished in the order in which they were begun; what was begun before this
     /// one and never finished is dropped. What was not begun, or not noticed, is read now. [`Self::read`] may come in between: it
-    /// leaves alone what was begun.
+    /// leaves alone what was begun, and had better come before what has not begun to be read, since it is waited for.
     ///
     /// # Errors
     /// As [`Self::read`], also for what went wrong earlier.

@@ -98,7 +98,7 @@ impl<C: Card> Loader<'_, C> {
         for attempt in 0..=RETRIES {
             self.stats.retries += u64::from(attempt > 0);
             self.stats.commands += 1;
-            result = match begun && attempt == 0 {
+            result = match begun && attempt == 0 && self.card.read_ahead() > 0 {
                 true => self.card.finish_read(file, page, into),
                 false => self.card.read(file, page, into),
             };
@@ -328,15 +328,7 @@ impl<'m, C: Card> Vram<'m, C> {
     fn stream(&mut self) -> Result<(), Fault> {
         self.ring_holds = None;
         let (number, run) = (self.period.number, self.period.streamed.clone());
-        let begun = self.ahead.runs > 0 && self.ahead.first == number;
-        if begun {
-            self.ahead.runs -= 1;
-            self.ahead.pages -= run.len() as u32;
-        } else {
-            // Pages are asked for out of order. The card drops what it was told before when the next run is finished.
-            self.ahead = Ahead::default();
-        }
-        self.ahead.first = self.after(number, 1);
+        let begun = self.take_begun(number, run.len() as u32);
         if let Some(into) = self.ring.get_mut(..run.len()) {
             self.loader.load(CardFile::Weights, run.start, into, begun)?;
         }
@@ -346,10 +338,31 @@ impl<'m, C: Card> Vram<'m, C> {
         Ok(())
     }
 
+    /// Whether the card was told to read the run of period `number`, which is needed now.
+    fn take_begun(&mut self, number: u32, pages: u32) -> bool {
+        // Known when compiling: a card that does not read ahead costs no code.
+        if self.loader.card.read_ahead() == 0 {
+            return false;
+        }
+        let begun = self.ahead.runs > 0 && self.ahead.first == number;
+        if begun {
+            self.ahead.runs -= 1;
+            self.ahead.pages -= pages;
+        } else {
+            // Pages are asked for out of order. The card drops what it was told before when the next run is finished.
+            self.ahead = Ahead::default();
+        }
+        self.ahead.first = self.after(number, 1);
+        begun
+    }
+
     /// Tells the card which runs come next, as many as it can read ahead: behind the tape's end its start follows.
     fn read_on(&mut self) {
         let most = self.loader.card.read_ahead();
-        while most > 0 && self.ahead.runs + 1 < self.pinning.periods() {
+        if most == 0 {
+            return;
+        }
+        while self.ahead.runs + 1 < self.pinning.periods() {
             let run = self.pinning.streamed_run(self.after(self.ahead.first, self.ahead.runs));
             let pages = run.len() as u32;
             if self.ahead.pages + pages > most {

@@ -85,6 +85,11 @@ impl<'a> GroupProduct<'a> {
         }
     }
 
+    /// Positions.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
     /// Consumes `cells`, whole cells in order. With the last of the group's cells, or with none if it has
     /// none, the group's outputs are complete.
     #[inline]

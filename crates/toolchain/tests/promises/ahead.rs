@@ -1,8 +1,8 @@
 //! A card that is read by a thread of its own while the engine computes: the same text from the same pages, whatever goes wrong.
 
 use pageformer_engine::{Error, Request, kernels};
-use pageformer_sim::{Fault, Faulty, read_ahead};
-use pageformer_vram::{Card, CardFile, ReadError};
+use pageformer_sim::{Fault, Faulty, Setup, boards, open_memory, predict, read_ahead};
+use pageformer_vram::{Arena, Card, CardFile, ReadError};
 
 use crate::support::*;
 
@@ -109,4 +109,42 @@ fn a_reply_that_failed_can_be_asked_for_again() {
             session.reset();
         }
     });
+}
+
+/// By the virtual clock, a token takes hardly more than the longer of reading and computing, whichever that is, and without
+/// reading ahead their sum.
+#[test]
+fn reading_ahead_hides_the_shorter_of_reading_and_computing() {
+    let board = boards::board("esp32s3").unwrap();
+    let (mut reads_longer, mut computes_longer) = (0, 0);
+    let models = two_kinds().into_iter().chain(wide()).zip(1..).map(|(shape, seed)| random(shape, seed));
+    for (model, tokenizer) in models.chain(stories()) {
+        let card = memory_card(&model, &tokenizer);
+        let request = Request::default();
+        let needs = needs(card.clone());
+        let (least, most) = (least_ram(&needs, &request), ample_ram(&needs, &request));
+        for (part, page_us) in (0..4).flat_map(|part| [10.0, 40.0, 60.0, 100.0, 400.0].map(|us| (part, us))) {
+            let ram = least + (most - least) * part / 5;
+            let bus = boards::Bus { page_us, command_us: page_us, ..boards::BUSES[0] };
+            let decode = |read_ahead| {
+                let mut memory = memory(ram);
+                let mut arena = Arena::new(&mut memory);
+                let opened = open_memory(card.clone(), &mut arena).unwrap();
+                let setup = Setup { board, bus: &bus, piece: None, read_ahead };
+                predict(opened, arena, ram, &request, &setup).unwrap().decode
+            };
+            let (ahead, alone) = (decode(true), decode(false));
+            assert_eq!(alone.time, alone.reading + alone.computing);
+            *(if ahead.reading > ahead.computing { &mut reads_longer } else { &mut computes_longer }) += 1;
+            // What is looked up between two tokens cannot be read ahead, and shows where a pass is short. A ratio below 1 is of
+            // runs that were begun before the first of these tokens.
+            let most = if needs.tape_pages < 300 { 1.25 } else { 1.1 };
+            let ratio = ahead.time.as_secs_f64() / ahead.reading.max(ahead.computing).as_secs_f64();
+            assert!(
+                (0.95..most).contains(&ratio),
+                "{ram} bytes, {page_us} us a page: {ratio}, {ahead:?} and {alone:?}"
+            );
+        }
+    }
+    assert!(reads_longer > 20 && computes_longer > 20, "{reads_longer} and {computes_longer}");
 }
