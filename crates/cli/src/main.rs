@@ -5,6 +5,7 @@
 mod card;
 mod commands;
 mod measure;
+mod place;
 mod port;
 mod session;
 mod training;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use pageformer_engine::{Engine, Error, Needs, Plan, PlanError, Request, Sampler, Session, kernels};
-use pageformer_sim::{HostCard, Opened};
+use pageformer_sim::{Clock, HostCard, Opened, Setup, Timed, Virtual};
 use pageformer_vram::Arena;
 
 use crate::card::CardArg;
@@ -125,8 +125,42 @@ pub fn start<'m>(
     Session::start(engine, &manifest, &mut arena).with_context(in_card)
 }
 
+/// A session over a card of this PC by the clock of a board.
+pub type BoardSession<'m> = Session<'m, Timed<HostCard<'m>>>;
+
+/// Opens a card in `memory` as on a board: with its memory plan, and by a clock that runs as its does. With nothing `asked` for, the plan
+/// is what the board's firmware would choose.
+pub fn start_on_board<'m>(
+    card: &CardArg,
+    memory: &'m mut [u64],
+    asked: &Request,
+    tuning: &Tuning,
+    setup: &Setup<'_>,
+    clock: &Clock,
+) -> Result<BoardSession<'m>> {
+    let ram = memory.len() * 8;
+    let mut arena = Arena::new(memory);
+    let name = card.name();
+    let Opened { card, manifest, table } = card.open(&mut arena)?;
+    let needs = Needs::new(&manifest, &table);
+    let plan = match asked {
+        Request { context: None, batch: None, .. } => Plan::for_board(&needs, ram, setup.pages_ahead()),
+        asked => {
+            let page_metadata = asked.page_metadata && needs.affords_metadata(ram);
+            Plan::new(&needs, ram, &Request { page_metadata, read_ahead: setup.pages_ahead(), ..*asked })
+        }
+    };
+    let plan = plan.map_err(advise)?;
+    let in_card = || name.clone();
+    let (layers, kernel) = (manifest.shape.n_layers, tuning.kernel()?);
+    let (kernel, _) = Virtual::new(setup.board.processor(), clock.clone(), layers, Some(kernel));
+    let card = setup.card(card, clock);
+    let engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernel).with_context(in_card)?;
+    Session::start(engine, &manifest, &mut arena).with_context(in_card)
+}
+
 /// What the user can do about a plan that is not possible.
-fn advise(error: PlanError) -> anyhow::Error {
+pub fn advise(error: PlanError) -> anyhow::Error {
     let advice = match error {
         PlanError::TooSmall { fitting_context: 0, needed, .. } => {
             format!("; give --ram {}K or more", needed.div_ceil(1024))

@@ -298,6 +298,27 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The plan of a board, where nobody says what is wanted: all positions that the model has if they fit; otherwise three quarters of
+    /// those that would fit, in whole eights, since without memory for pages and for a batch every token would take longer. Metadata of
+    /// pages is kept where it takes little.
+    ///
+    /// # Errors
+    /// If not even one position fits.
+    // Not inlined: what it needs of the stack is free again when the engine starts.
+    #[inline(never)]
+    pub fn for_board(needs: &Needs, bytes: usize, read_ahead: u32) -> Result<Self, PlanError> {
+        let page_metadata = needs.affords_metadata(bytes);
+        let all = Request { page_metadata, read_ahead, ..Request::default() };
+        match Self::new(needs, bytes, &all) {
+            Err(PlanError::TooSmall { fitting_context, .. }) if fitting_context > 0 => {
+                let fewer = fitting_context - fitting_context / 4;
+                let context = if fewer >= 16 { fewer / 8 * 8 } else { fitting_context };
+                Self::new(needs, bytes, &Request { context: Some(context), ..all })
+            }
+            result => result,
+        }
+    }
+
     /// The smallest plan: one frame of each kind.
     fn fixed(needs: &Needs, context: u32, batch: u32, request: &Request) -> Self {
         let shape = &needs.shape;

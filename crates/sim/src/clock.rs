@@ -1,9 +1,9 @@
 //! A virtual clock, and a card that runs by it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use pageformer_card::Page;
 use pageformer_vram::{Card, CardFile, ReadError, WriteError};
@@ -12,9 +12,20 @@ use pageformer_vram::{Card, CardFile, ReadError, WriteError};
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     nanoseconds: Arc<AtomicU64>,
+    /// When it should be as late as the clock says, for a clock that real time must not outrun.
+    pace: Option<Arc<Mutex<Instant>>>,
 }
 
+/// A paced clock lets its thread sleep when it is ahead by more than this.
+const LEAD: Duration = Duration::from_millis(5);
+
 impl Clock {
+    /// A clock that holds up whoever lets time pass, so that it takes so long indeed. What the PC itself needs, or
+    /// does meanwhile, counts.
+    pub fn paced() -> Self {
+        Self { pace: Some(Arc::new(Mutex::new(Instant::now()))), ..Self::default() }
+    }
+
     /// Time since the clock was made.
     pub fn now(&self) -> Duration {
         Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed))
@@ -23,11 +34,21 @@ impl Clock {
     /// Lets time pass.
     pub fn pass(&self, time: Duration) {
         self.nanoseconds.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+        if let Some(pace) = &self.pace {
+            let mut due = pace.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            // While nothing was to be done, nothing is owed.
+            *due = (*due).max(now) + time;
+            let lead = due.duration_since(now);
+            if lead > LEAD {
+                std::thread::sleep(lead);
+            }
+        }
     }
 
     /// Waits until it is `time`, unless it is later already.
     pub fn wait_until(&self, time: Duration) {
-        self.nanoseconds.fetch_max(time.as_nanos() as u64, Ordering::Relaxed);
+        self.pass(time.saturating_sub(self.now()));
     }
 }
 

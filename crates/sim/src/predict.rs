@@ -88,7 +88,8 @@ impl Setup<'_> {
     }
 }
 
-/// Predicts. `opened` and `arena` are a card that was opened in `ram` bytes, and what is left of them.
+/// Predicts. `opened` and `arena` are a card that was opened in `ram` bytes, and what is left of them. Without a `request`, the plan is the
+/// one that a board makes by itself.
 ///
 /// # Errors
 /// If the model does not fit, or a page is bad.
@@ -96,13 +97,15 @@ pub fn predict<'m>(
     opened: Opened<'m>,
     mut arena: Arena<'m>,
     ram: usize,
-    request: &Request,
+    request: Option<&Request>,
     setup: &Setup<'_>,
 ) -> Result<Prediction, Error> {
     let Opened { card, manifest, table } = opened;
     let (clock, needs) = (Clock::default(), Needs::new(&manifest, &table));
-    let request = Request { read_ahead: setup.pages_ahead(), ..*request };
-    let plan = Plan::new(&needs, ram, &request)?;
+    let plan = match request {
+        Some(request) => Plan::new(&needs, ram, &Request { read_ahead: setup.pages_ahead(), ..*request })?,
+        None => Plan::for_board(&needs, ram, setup.pages_ahead())?,
+    };
     let (kernel, counter) =
         Virtual::new(setup.board.processor(), clock.clone(), manifest.shape.n_layers, None);
     let card = setup.card(card, &clock);

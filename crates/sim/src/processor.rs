@@ -1,6 +1,6 @@
 //! A processor by a virtual clock.
 //!
-//! What a step computes is counted in four kinds of work, at the kernel's functions; a [`Processor`] says what each takes. With a kernel
+//! What a step computes is counted in three kinds of work, at the kernel's functions; a [`Processor`] says what each takes. With a kernel
 //! within, everything is computed as well; without one, nothing is, so that the time of a step comes at the price of its reads.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -20,8 +20,6 @@ pub struct Processor {
     pub mac: f64,
     /// An addition or a multiplication in f32; the others as multiples of it, see [`Work::floats`].
     pub float: f64,
-    /// A tile for one position: its scales, and going from one to the next.
-    pub tile: f64,
     /// Checking a page.
     pub page: f64,
     /// Waiting for a byte of the weights or the KV cache, if they lie in external memory.
@@ -31,8 +29,7 @@ pub struct Processor {
 impl Processor {
     /// Time of some work.
     pub fn time(&self, work: &Work) -> Duration {
-        let cycles =
-            work.macs * self.mac + work.floats * self.float + work.tiles * self.tile + work.bytes * self.byte;
+        let cycles = work.macs * self.mac + work.floats * self.float + work.bytes * self.byte;
         Duration::from_nanos((cycles / self.hz * 1e9) as u64)
     }
 
@@ -50,8 +47,6 @@ pub struct Work {
     /// Additions and multiplications in f32. A division or a root counts as 2, a conversion as 0.4, a comparison as 0.3: about what they
     /// take without a floating-point unit.
     pub floats: f64,
-    /// Tiles, for one position each.
-    pub tiles: f64,
     /// Bytes of weights and of the KV cache that this reads.
     pub bytes: f64,
 }
@@ -62,7 +57,6 @@ impl Work {
         Self {
             macs: self.macs - then.macs,
             floats: self.floats - then.floats,
-            tiles: self.tiles - then.tiles,
             bytes: self.bytes - then.bytes,
         }
     }
@@ -103,8 +97,8 @@ pub struct Virtual {
     layers: f64,
     /// Tiles of the group that comes next.
     tiles: AtomicU64,
-    /// Work so far: products, tenths of floats, tiles, bytes.
-    done: [AtomicU64; 4],
+    /// Work so far: products, tenths of floats, bytes.
+    done: [AtomicU64; 3],
     /// Nanoseconds that they took.
     busy: AtomicU64,
 }
@@ -133,8 +127,8 @@ impl Virtual {
 
     /// Work so far.
     pub fn work(&self) -> Work {
-        let [macs, floats, tiles, bytes] = [0, 1, 2, 3].map(|kind| self.done[kind].load(Relaxed) as f64);
-        Work { macs, floats: floats / 10.0, tiles, bytes }
+        let [macs, floats, bytes] = [0, 1, 2].map(|kind| self.done[kind].load(Relaxed) as f64);
+        Work { macs, floats: floats / 10.0, bytes }
     }
 
     /// Time that it took.
@@ -143,7 +137,7 @@ impl Virtual {
     }
 
     fn does(&self, work: Work) {
-        for (sum, amount) in self.done.iter().zip([work.macs, work.floats * 10.0, work.tiles, work.bytes]) {
+        for (sum, amount) in self.done.iter().zip([work.macs, work.floats * 10.0, work.bytes]) {
             sum.fetch_add(amount.round() as u64, Relaxed);
         }
         let time = self.processor.time(&work);
@@ -168,7 +162,7 @@ impl Compute for Virtual {
         let tiles = self.tiles.swap(0, Relaxed) as f64 * batch;
         let floats = tiles * 4.0 * floats::OUTPUT;
         let bytes = cells.len() as f64;
-        self.does(Work { macs: bytes * batch, floats, tiles, bytes });
+        self.does(Work { macs: bytes * batch, floats, bytes });
         self.within((), |k| k.multiply(product, cells));
     }
 
@@ -182,7 +176,7 @@ impl Compute for Virtual {
         let (places, channels) = (head.key_scales.len() as f64, q.len() as f64);
         let ends = channels * (floats::QUANTIZE + 2.0) + 2.0 * floats::SCALE;
         let bytes = 2.0 * places * head.channels as f64;
-        self.does(Work { macs: bytes, floats: places * floats::SCORE + ends, tiles: 0.0, bytes });
+        self.does(Work { macs: bytes, floats: places * floats::SCORE + ends, bytes });
         self.within(Some(()), |k| k.attend(head, q, out, scratch))
     }
 

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use pageformer_engine::{Engine, Error, Needs, Plan, PlanError, Request, Session, kernels};
+use pageformer_engine::{Engine, Error, Needs, Plan, PlanError, Session, kernels};
 use pageformer_mount::{FatCard, MountError, Mounted, mount};
 use pageformer_vram::{Arena, Card};
 
@@ -82,23 +82,7 @@ fn start<'m, S: CardSlot>(
     bytes: usize,
 ) -> Result<Booted<'m, S>, BootError> {
     let Mounted { card, manifest, table } = mounted;
-    let plan = plan(&Needs::new(&manifest, &table), bytes, card.read_ahead())?;
+    let plan = Plan::for_board(&Needs::new(&manifest, &table), bytes, card.read_ahead())?;
     let engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernels::best())?;
     Ok(Session::start(engine, &manifest, &mut arena)?)
-}
-
-/// The plan for a board: all positions that the model has if they fit; otherwise three quarters of those that would
-/// fit, in whole eights, since without memory for pages and for a batch every token would take longer.
-#[inline(never)]
-fn plan(needs: &Needs, bytes: usize, read_ahead: u32) -> Result<Plan, PlanError> {
-    let page_metadata = needs.affords_metadata(bytes);
-    let all = Request { page_metadata, read_ahead, ..Request::default() };
-    match Plan::new(needs, bytes, &all) {
-        Err(PlanError::TooSmall { fitting_context, .. }) if fitting_context > 0 => {
-            let fewer = fitting_context - fitting_context / 4;
-            let context = if fewer >= 16 { fewer / 8 * 8 } else { fitting_context };
-            Plan::new(needs, bytes, &Request { context: Some(context), ..all })
-        }
-        result => result,
-    }
 }

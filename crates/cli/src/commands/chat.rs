@@ -6,10 +6,14 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Parser;
 use pageformer_console::{Console, End, Host, HostCommand, LineEditor, Settings};
+use pageformer_engine::Session;
+use pageformer_sim::{Clock, Setup};
+use pageformer_vram::Card;
 
 use crate::card::CardArg;
+use crate::place::Place;
 use crate::port::{Keys, StdPort};
-use crate::session::{Generate, buffer, start};
+use crate::session::{Generate, buffer, start, start_on_board};
 use crate::ui::{bytes, parse_bytes};
 
 /// Bytes of the line editor: a PC has room for longer lines than a board.
@@ -21,6 +25,7 @@ const EDITOR_BYTES: usize = 16 << 10;
 #[command(after_help = "Examples:\n  \
     pageformer chat                                   # the default model, as on a board with 64 KB\n  \
     pageformer chat card/ --ram 96K --context 128\n  \
+    pageformer chat --board esp32s3 --sd spi-20       # as fast as is predicted for that board\n  \
     echo 'Once upon a time' | pageformer chat card/\n\n\
     A model without a chat template continues each line as a text of its own.")]
 pub struct Chat {
@@ -28,6 +33,11 @@ pub struct Chat {
     card: CardArg,
     #[command(flatten)]
     generate: Generate,
+    #[command(flatten)]
+    place: Place,
+    /// With --board: its memory plan, but the speed of this PC
+    #[arg(long, requires = "board")]
+    no_pace: bool,
 }
 
 impl Chat {
@@ -35,29 +45,28 @@ impl Chat {
         self.generate.check()?;
         let mut generate = self.generate;
         generate.page_metadata = true;
-        let ram = generate.ram.unwrap_or(self.card.default_ram());
-        // Whatever is wrong with the card is said before the terminal is taken over.
-        start(&self.card, &mut buffer(ram), &generate.request(), &generate.tuning)?;
+        let board = self.place.setup()?.map(|setup| {
+            let clock = if self.no_pace { Clock::default() } else { Clock::paced() };
+            (setup, clock)
+        });
+        let default_ram = board.as_ref().map_or(self.card.default_ram(), |(setup, _)| setup.board.ram);
+        let ram = generate.ram.unwrap_or(default_ram);
         let settings = Settings { max_tokens: generate.max_tokens, sampler: generate.sampler() };
+        let model = Model { card: self.card, generate, board, paced: !self.no_pace };
+        // Whatever is wrong with the card is said before the terminal is taken over.
+        model.fits(ram)?;
         let (port, keys) = StdPort::open()?;
-        let host = Pc { card: self.card.clone(), generate, ram, keys, started: Instant::now() };
-        let editor = LineEditor::<EDITOR_BYTES>::default();
-        let mut console = Console::with_editor(editor, port, host, settings);
+        let host = Pc { model: model.clone(), ram, keys, started: Instant::now() };
+        let mut console = Console::with_editor(LineEditor::<EDITOR_BYTES>::default(), port, host, settings);
         loop {
-            let Pc { ram, generate, .. } = console.host();
-            let (mut memory, generate) = (buffer(*ram), generate.clone());
-            let end = match start(&self.card, &mut memory, &generate.request(), &generate.tuning) {
-                Ok(mut session) => {
-                    if console.host().person() && console.banner(&session).is_err() {
-                        return Ok(());
-                    }
-                    console.run(&mut session)
+            let mut memory = buffer(console.host().ram);
+            let (request, tuning) = (model.generate.request(), &model.generate.tuning);
+            let end = match &model.board {
+                None => talk(&mut console, start(&model.card, &mut memory, &request, tuning)),
+                Some((setup, clock)) => {
+                    let session = start_on_board(&model.card, &mut memory, &request, tuning, setup, clock);
+                    talk(&mut console, session)
                 }
-                // The card was read before: it has been changed since.
-                Err(error) => match console.error(format_args!("{error:#}")) {
-                    Ok(()) => End::CardGone,
-                    Err(_) => End::Closed,
-                },
             };
             let end = if end == End::CardGone { console.wait(&mut || false) } else { end };
             if end == End::Closed {
@@ -67,21 +76,59 @@ impl Chat {
     }
 }
 
-/// The PC around the console.
-struct Pc {
+/// The console at this PC's terminal.
+type PcConsole = Console<StdPort, Pc, EDITOR_BYTES>;
+
+/// Talks until the session ends.
+fn talk<C: Card>(console: &mut PcConsole, session: Result<Session<'_, C>>) -> End {
+    match session {
+        Ok(mut session) => {
+            if console.host().person() && console.banner(&session).is_err() {
+                return End::Closed;
+            }
+            console.run(&mut session)
+        }
+        // The card was read before: it has been changed since.
+        Err(error) => match console.error(format_args!("{error:#}")) {
+            Ok(()) => End::CardGone,
+            Err(_) => End::Closed,
+        },
+    }
+}
+
+/// What is talked to, and as if where.
+#[derive(Clone)]
+struct Model {
     card: CardArg,
     generate: Generate,
+    board: Option<(Setup<'static>, Clock)>,
+    /// Whether the board's speed is kept.
+    paced: bool,
+}
+
+impl Model {
+    /// Whether the model would start in so much RAM: a conversation is not given up for a plan that does not fit.
+    fn fits(&self, ram: usize) -> Result<()> {
+        let (mut memory, request) = (buffer(ram), self.generate.request());
+        match &self.board {
+            None => start(&self.card, &mut memory, &request, &self.generate.tuning).map(|_| ()),
+            Some((setup, _)) => {
+                // By a clock of its own: nobody waits for this.
+                let clock = Clock::default();
+                start_on_board(&self.card, &mut memory, &request, &self.generate.tuning, setup, &clock)
+                    .map(|_| ())
+            }
+        }
+    }
+}
+
+/// The PC around the console.
+struct Pc {
+    model: Model,
     /// Bytes of RAM that the model has.
     ram: usize,
     keys: Keys,
     started: Instant,
-}
-
-impl Pc {
-    /// Whether the model would start in so much RAM: a conversation is not given up for a plan that does not fit.
-    fn fits(&self, ram: usize) -> Result<()> {
-        start(&self.card, &mut buffer(ram), &self.generate.request(), &self.generate.tuning).map(|_| ())
-    }
 }
 
 impl Host for Pc {
@@ -123,7 +170,7 @@ impl Host for Pc {
         match name {
             "quit" | "exit" => return Ok(HostCommand::End(End::Closed)),
             "ram" => match parse_bytes(argument) {
-                Ok(ram) => match self.fits(ram) {
+                Ok(ram) => match self.model.fits(ram) {
                     Ok(()) => {
                         self.ram = ram;
                         return Ok(HostCommand::End(End::Reload));
@@ -147,6 +194,10 @@ impl Host for Pc {
     }
 
     fn place(&self) -> &'static str {
-        " on this PC"
+        if self.model.board.is_some() && self.model.paced {
+            " as predicted for the board"
+        } else {
+            " on this PC"
+        }
     }
 }

@@ -11,6 +11,7 @@ mod image;
 mod import;
 mod inspect;
 mod monitor;
+mod plan;
 mod run;
 mod train;
 mod verify;
@@ -48,6 +49,8 @@ pub enum Command {
     Monitor(monitor::Monitor),
     /// Measure how well a model predicts a text
     Eval(eval::Eval),
+    /// Predict how fast a board would be with a card
+    Plan(plan::Plan),
     /// Measure how fast this PC is with a card
     Bench(bench::Bench),
 }
@@ -75,6 +78,7 @@ impl Command {
             Command::Flash(command) => command.run(),
             Command::Monitor(command) => command.run(),
             Command::Eval(command) => command.run(),
+            Command::Plan(command) => command.run(),
             Command::Bench(command) => command.run(),
         }?;
         Ok(ExitCode::SUCCESS)

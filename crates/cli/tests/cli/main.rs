@@ -22,6 +22,7 @@ mod json;
 mod mistakes;
 #[cfg(unix)]
 mod monitor;
+mod plan;
 mod sketch;
 mod stories;
 mod train;

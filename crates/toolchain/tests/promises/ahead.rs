@@ -131,7 +131,7 @@ fn reading_ahead_hides_the_shorter_of_reading_and_computing() {
                 let mut arena = Arena::new(&mut memory);
                 let opened = open_memory(card.clone(), &mut arena).unwrap();
                 let setup = Setup { board, bus: &bus, piece: None, read_ahead };
-                predict(opened, arena, ram, &request, &setup).unwrap().decode
+                predict(opened, arena, ram, Some(&request), &setup).unwrap().decode
             };
             let (ahead, alone) = (decode(true), decode(false));
             assert_eq!(alone.time, alone.reading + alone.computing);

@@ -1,0 +1,132 @@
+//! `plan`: what is predicted agrees with what a run does, and moves the way it must.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::Place;
+
+/// A prediction for the default model.
+fn plan(place: &Place, options: &str) -> Value {
+    place.json(&format!("plan {options}"))
+}
+
+fn decode(place: &Place, options: &str) -> f64 {
+    plan(place, options)["decode"]["tokens_per_s"].as_f64().unwrap()
+}
+
+/// The pages are those of a run with the same memory.
+#[test]
+fn pages_are_those_of_a_run() {
+    let place = Place::new();
+    for ram in ["60K", "200K", "400K"] {
+        let options = format!("--ram {ram} --context 128 --batch 4");
+        let planned = plan(&place, &format!("--no-read-ahead {options}"));
+        let ran = place.json(&format!("run --prompt Hi --max-tokens 6 {options}"));
+        for key in ["tape_pages", "pinned_pages"] {
+            assert_eq!(planned[key], ran[key], "{ram}");
+        }
+        let parts = planned["ram_bytes"].as_object().unwrap();
+        let sum: u64 = parts.values().map(|bytes| bytes.as_u64().unwrap()).sum();
+        assert!(sum <= planned["ram"].as_u64().unwrap() && parts == ran["ram_bytes"].as_object().unwrap());
+        // Each token takes what is not pinned, and some pages that are looked up.
+        let streamed = planned["tape_pages"].as_u64().unwrap() - planned["pinned_pages"].as_u64().unwrap();
+        let pages = planned["decode"]["bytes_per_token"].as_f64().unwrap() / 512.0;
+        assert!((streamed as f64..streamed as f64 + 12.0).contains(&pages), "{planned:#}");
+    }
+}
+
+#[test]
+fn more_of_anything_is_not_slower() {
+    let place = Place::new();
+    let speeds = ["64K", "128K", "256K", "400K"].map(|ram| decode(&place, &format!("--ram {ram}")));
+    assert!(speeds.is_sorted() && speeds[3] > 1.5 * speeds[0], "{speeds:?}");
+    let speeds = ["spi-20", "spi-40", "sdmmc-1", "sdmmc-4"].map(|bus| decode(&place, &format!("--sd {bus}")));
+    assert!(speeds.is_sorted() && speeds[3] > speeds[0], "{speeds:?}");
+    assert!(decode(&place, "--sd sdmmc-4") > decode(&place, "--sd sdmmc-4 --no-read-ahead"));
+    assert!(decode(&place, "") > decode(&place, "--fragments 4K"));
+    // A whole prompt at once is faster than token by token.
+    let got = plan(&place, "");
+    assert!(got["prefill"]["tokens_per_s"].as_f64() > got["decode"]["tokens_per_s"].as_f64(), "{got:#}");
+    assert!(got["batch"].as_u64() > Some(1));
+}
+
+#[test]
+fn what_limits_is_what_takes_longer() {
+    let place = Place::new();
+    for (options, limit) in [("--sd spi-20", "card"), ("--board esp32s3-psram", "processor")] {
+        let got = &plan(&place, options)["decode"];
+        let (reading, computing) = (&got["reading_ms_per_token"], &got["computing_ms_per_token"]);
+        assert_eq!(got["limited_by"], limit, "{got:#}");
+        assert_eq!(reading.as_f64() > computing.as_f64(), limit == "card", "{got:#}");
+    }
+}
+
+/// The RAM that would reach a target does, and hardly less does not.
+#[test]
+fn a_target_is_answered() {
+    let place = Place::new();
+    let text = place.ok("plan --target 8");
+    assert!(text.contains("8 tokens/s: not reached"), "{text}");
+    let (_, answers) = text.split_once("not reached").unwrap();
+    let line = answers.lines().find(|line| line.trim().starts_with("RAM      ")).unwrap();
+    let kilobytes: u32 =
+        line.split_whitespace().nth(1).unwrap().trim_end_matches([',', 'K']).parse().unwrap();
+    let context = plan(&place, "")["context"].clone();
+    let speed = |kilobytes| decode(&place, &format!("--ram {kilobytes}K --context {context}"));
+    assert!(speed(kilobytes) >= 8.0 && speed(kilobytes - 8) < 8.0, "{line}");
+    assert!(text.contains("sdmmc-4 (") && text.contains("density"), "{text}");
+    assert!(place.ok("plan --target 1").contains("1 tokens/s: reached"));
+    place.fails_with("plan --target 0", &["--target"]);
+}
+
+#[test]
+fn the_curve_is_drawn() {
+    let place = Place::with_tiny_card();
+    let text = place.ok("plan card --board rp2040 --svg curve.svg");
+    assert!(text.contains("predicted, not measured") && text.contains("█"), "{text}");
+    let svg = fs::read_to_string(place.path("curve.svg")).unwrap();
+    assert!(
+        svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>") && svg.contains("polyline"),
+        "{svg}"
+    );
+    place.fails_with("plan card --svg nowhere/curve.svg", &["nowhere/curve.svg"]);
+}
+
+#[test]
+fn boards_are_listed_with_their_sources() {
+    let place = Place::new();
+    let list = place.ok("plan --board list");
+    let all = plan(&place, "--board list");
+    for kind in ["boards", "buses"] {
+        for entry in all[kind].as_array().unwrap() {
+            let source = entry["source"].as_str().unwrap();
+            assert!(source.len() > 20 && list.contains(source), "{entry:#}");
+            assert!(list.contains(entry["name"].as_str().unwrap()));
+        }
+    }
+    // Each of them predicts something, with each of its buses.
+    for board in all["boards"].as_array().unwrap() {
+        for bus in board["buses"].as_array().unwrap() {
+            let options = format!("--board {} --sd {}", board["name"], bus).replace('"', "");
+            assert!(decode(&place, &options) > 0.1, "{options}");
+        }
+    }
+    place.fails_with("plan --board arduino", &["no board `arduino`", "esp32s3", "--board list"]);
+    place.fails_with("plan --board rp2040 --sd sdmmc-4", &["rp2040", "no `sdmmc-4`", "spi-20"]);
+    place.fails_with("plan --ram 4K", &["too few"]);
+    place.fails_with("plan nowhere", &["nowhere"]);
+}
+
+/// A chat at a board's speed says the same as one at this PC's.
+#[test]
+fn a_chat_on_a_board_says_the_same() {
+    let place = Place::with_tiny_card();
+    let here = place.run_with("chat card --ram 32K --max-tokens 8", "Hi\n").out;
+    let there = "chat card --board esp32s3 --sd spi-40 --ram 32K --max-tokens 8";
+    assert_eq!(place.run_with(there, "Hi\n").out, here);
+    assert_eq!(place.run_with(&format!("{there} --no-pace"), "Hi\n").out, here);
+    place.fails_with("chat card --sd spi-20", &["--board"]);
+    place.fails_with("chat card --board esp32s4", &["no board `esp32s4`"]);
+    place.usage("chat card --no-pace");
+}
