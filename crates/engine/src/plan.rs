@@ -13,6 +13,8 @@ use crate::attention;
 pub const MAX_BATCH: u32 = 32;
 /// Positions of a step that the plan chooses at most when it is left to it: wider ones gain little more.
 const AUTO_BATCH: u32 = 16;
+/// Tokens of a typical prompt, and of the reply to it.
+const TURN: u32 = 32;
 
 /// Metadata of pages is kept when it takes at most this part of the memory.
 const METADATA_SHARE: usize = 10;
@@ -249,9 +251,9 @@ pub struct Plan {
 impl Plan {
     /// Plans for a buffer of `budget` bytes.
     ///
-    /// Memory that is left after the parts that must be goes, in this order, to a wider batch (at most a
-    /// quarter of it), to checksums that stay (each page saves a read per pass, like any other, and a
-    /// command), and to page frames; what is left when all pages are pinned goes to the tokenizer's.
+    /// Memory that is left after the parts that must be goes to a batch, as wide as makes a typical turn read least ([`Self::turn`]), to
+    /// checksums that stay (each page saves a read per pass, like any other, and a command), and to page frames; what is left
+    /// when all pages are pinned goes to the tokenizer's.
     ///
     /// # Errors
     /// If the request is impossible or does not fit.
@@ -285,17 +287,29 @@ impl Plan {
             });
         }
         let mut plan = least;
-        if request.batch.is_none() {
-            let spare = (budget - needed) / 4;
-            // A batch longer than the context would never be filled.
-            plan = (2..=AUTO_BATCH.min(context))
-                .map(|batch| Self::fixed(needs, context, batch, request))
-                .take_while(|wider| wider.total() <= needed + spare)
-                .last()
-                .unwrap_or(plan);
-        }
         plan.spread(needs, budget, request.read_ahead);
+        if request.batch.is_none() {
+            // A batch longer than the context would never be filled.
+            for batch in 2..=AUTO_BATCH.min(context) {
+                let mut wider = Self::fixed(needs, context, batch, request);
+                if wider.total() > budget {
+                    break;
+                }
+                wider.spread(needs, budget, request.read_ahead);
+                if wider.turn(needs) <= plan.turn(needs) {
+                    plan = wider;
+                }
+            }
+        }
         Ok(plan)
+    }
+
+    /// What a typical turn reads, in pages, a command as what it costs: a prompt of [`TURN`] tokens in batches, and as many tokens of a reply.
+    fn turn(&self, needs: &Needs) -> u64 {
+        let sums = needs.sums().pages();
+        let sums = if self.sum_pages < sums { sums } else { 0 };
+        let passes = TURN.div_ceil(self.batch) + TURN;
+        u64::from(passes) * (self.pinning.pass_cost() + Pinning::cost(sums, sums))
     }
 
     /// The plan of a board, where nobody says what is wanted: all positions that the model has if they fit; otherwise three quarters of

@@ -18,6 +18,8 @@ pub struct Clock {
 
 /// A paced clock lets its thread sleep when it is ahead by more than this.
 const LEAD: Duration = Duration::from_millis(5);
+/// By so much it may be behind, and hurries.
+const ARREARS: Duration = Duration::from_millis(200);
 
 impl Clock {
     /// A clock that holds up whoever lets time pass, so that it takes so long indeed. What the PC itself needs, or
@@ -37,9 +39,9 @@ impl Clock {
         if let Some(pace) = &self.pace {
             let mut due = pace.lock().unwrap_or_else(PoisonError::into_inner);
             let now = Instant::now();
-            // While nothing was to be done, nothing is owed.
-            *due = (*due).max(now) + time;
-            let lead = due.duration_since(now);
+            // What a sleep was too long is made up for; while nothing was to be done, nothing is owed.
+            *due = (*due).max(now.checked_sub(ARREARS).unwrap_or(now)) + time;
+            let lead = due.saturating_duration_since(now);
             if lead > LEAD {
                 std::thread::sleep(lead);
             }

@@ -64,6 +64,16 @@ impl Pinning {
         if self.ring == 0 { 0 } else { self.streamed().div_ceil(self.ring) }
     }
 
+    /// What reading so many pages with so many commands costs, in pages.
+    pub fn cost(pages: u32, commands: u32) -> u64 {
+        u64::from(pages) + u64::from(commands) * u64::from(COMMAND_PAGES)
+    }
+
+    /// What a pass costs, in pages.
+    pub fn pass_cost(&self) -> u64 {
+        Self::cost(self.streamed(), self.periods())
+    }
+
     fn share(&self, all: u32, period: u32) -> u32 {
         match self.periods() {
             0 => 0,

@@ -40,7 +40,7 @@ pub fn answers(
 fn by_ram(asked: &Asked<'_>, setup: &Setup<'_>, curve: &[(usize, f64)], ram: usize, target: f64) -> String {
     let reached = |ram: usize| asked.speed(ram, setup).is_some_and(|speed| speed >= target);
     let Some((enough, _)) = curve.iter().find(|(at, speed)| *at > ram && *speed >= target) else {
-        return format!("none: with everything in RAM the {} takes too long", "processor");
+        return "none: with everything in RAM, computing takes too long".into();
     };
     let (mut little, mut enough) = (ram / 1024, enough.div_ceil(1024));
     while enough - little > 1 {
