@@ -7,6 +7,7 @@
 //! - [tensors](tensor) are named and ordered;
 //! - [`index.json`](manifest) describes all of it and the [shape of the model](shape);
 //! - [`tokenizer.bin`](tokenizer) keeps a vocabulary that is looked up page by page;
+//! - [`drafts.bin`](drafts) guesses what comes next;
 //! - the [checksums](sums) are laid out;
 //! - a device keeps what it [knows of the pages](meta).
 //!
@@ -21,6 +22,7 @@ pub mod bf16;
 #[cfg(any(test, target_os = "none"))]
 mod crc32;
 pub mod decimal;
+pub mod drafts;
 pub mod manifest;
 pub mod matrix;
 pub mod meta;

@@ -8,10 +8,11 @@ use pageformer_sim::{MemoryCard, Opened, open, open_memory};
 use pageformer_vram::Arena;
 
 /// The files of the default model's card, in the program itself so that it needs nothing else.
-pub const DEFAULT_FILES: [(&str, &[u8]); 5] = [
+pub const DEFAULT_FILES: [(&str, &[u8]); 6] = [
     ("index.json", include_bytes!("../../../models/chat/card/index.json")),
     ("pages.crc", include_bytes!("../../../models/chat/card/pages.crc")),
     ("tokenizer.bin", include_bytes!("../../../models/chat/card/tokenizer.bin")),
+    ("drafts.bin", include_bytes!("../../../models/chat/card/drafts.bin")),
     ("pages.meta", include_bytes!("../../../models/chat/card/pages.meta")),
     ("weights.pages", include_bytes!("../../../models/chat/card/weights.pages")),
 ];

@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use pageformer_engine::{Engine, Error, Needs, Plan, PlanError, Request, Sampler, Session, kernels};
+use pageformer_engine::{
+    Engine, Error, MAX_BATCH, Needs, Plan, PlanError, Request, Sampler, Session, Speculated, Speculation,
+    kernels,
+};
 use pageformer_sim::{Clock, HostCard, Opened, Setup, Timed, Virtual};
 use pageformer_vram::Arena;
 
@@ -52,6 +55,20 @@ pub struct Tuning {
     /// Kernel: auto, portable, or one that this processor has, such as avx2
     #[arg(long, default_value = "auto")]
     pub kernel: String,
+    /// Tokens that are guessed ahead and checked in one pass: auto, off, or a number
+    #[arg(long, value_name = "GUESSES", default_value = "auto", value_parser = parse_speculation)]
+    pub speculate: Speculation,
+}
+
+fn parse_speculation(text: &str) -> Result<Speculation, String> {
+    match text {
+        "auto" => Ok(Speculation::Auto),
+        "off" => Ok(Speculation::Off),
+        n => match n.parse() {
+            Ok(n @ 1..MAX_BATCH) => Ok(Speculation::Fixed(n)),
+            _ => Err(format!("`{text}` is not possible: auto, off, or 1 to {}", MAX_BATCH - 1)),
+        },
+    }
 }
 
 impl Tuning {
@@ -95,6 +112,7 @@ impl Generate {
             context: self.context,
             batch: self.tuning.batch,
             page_metadata: self.page_metadata,
+            speculation: self.tuning.speculate,
             ..Request::default()
         }
     }
@@ -188,6 +206,7 @@ pub fn memory_table(plan: &Plan) -> Table {
 pub struct Account {
     passes: u64,
     stats: pageformer_vram::Stats,
+    speculated: Speculated,
     started: std::time::Instant,
     first_token: Option<std::time::Instant>,
 }
@@ -204,6 +223,8 @@ pub struct Costs {
     pub pages_read: u64,
     /// Everything else that was read.
     pub stats: pageformer_vram::Stats,
+    /// What came of guesses.
+    pub speculated: Speculated,
     /// Seconds until the first token, and from there to the last.
     pub seconds: (f64, f64),
     /// Pages of the tape, and those that stay in RAM.
@@ -215,7 +236,13 @@ impl Account {
     pub fn begin(session: &mut HostSession<'_>) -> Self {
         let engine = session.engine();
         let (passes, stats) = (engine.passes(), *engine.vram().stats());
-        Self { passes, stats, started: std::time::Instant::now(), first_token: None }
+        Self {
+            passes,
+            stats,
+            speculated: *session.speculated(),
+            started: std::time::Instant::now(),
+            first_token: None,
+        }
     }
 
     /// Text came, unless it is empty: then the prompt is still being read.
@@ -228,17 +255,7 @@ impl Account {
     /// Ends counting.
     pub fn end(self, session: &HostSession<'_>, reply: &pageformer_engine::Reply) -> Costs {
         let engine = session.engine();
-        let (now, before) = (engine.vram().stats(), &self.stats);
-        let stats = pageformer_vram::Stats {
-            streamed: now.streamed - before.streamed,
-            hits: now.hits - before.hits,
-            loaded: now.loaded,
-            embedding: now.embedding - before.embedding,
-            tokenizer: now.tokenizer - before.tokenizer,
-            sums: now.sums - before.sums,
-            commands: now.commands - before.commands,
-            retries: now.retries - before.retries,
-        };
+        let stats = engine.vram().stats().since(&self.stats);
         let first = self.first_token.unwrap_or_else(std::time::Instant::now);
         let pinning = engine.vram().pinning();
         Costs {
@@ -247,6 +264,7 @@ impl Account {
             passes: engine.passes() - self.passes,
             pages_read: stats.streamed,
             stats,
+            speculated: session.speculated().since(&self.speculated),
             seconds: ((first - self.started).as_secs_f64(), first.elapsed().as_secs_f64()),
             tape: (pinning.tape, pinning.pinned),
         }
@@ -273,10 +291,19 @@ impl Costs {
         f64::from(self.tape.1) / f64::from(self.tape.0)
     }
 
+    /// Tokens of a pass; 1 where nothing is guessed ahead.
+    pub fn tokens_per_pass(&self) -> f64 {
+        self.speculated.tokens as f64 / self.speculated.passes.max(1) as f64
+    }
+
     /// One line for people.
     pub fn line(&self) -> String {
+        let guessed = match self.speculated.drafted {
+            0 => String::new(),
+            _ => format!(", {:.2} tokens per pass", self.tokens_per_pass()),
+        };
         format!(
-            "{} tokens, {:.0} tokens/s on this PC, {:.1} pages read per token, hit rate {:.1} %",
+            "{} tokens, {:.0} tokens/s on this PC, {:.1} pages read per token, hit rate {:.1} %{guessed}",
             self.tokens,
             self.tokens_per_s(),
             self.pages_per_token(),

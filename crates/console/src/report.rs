@@ -3,7 +3,7 @@
 use core::fmt::{self, Display, Formatter, Write};
 
 use pageformer_card::{Layout, Manifest, Mlp, Norm};
-use pageformer_engine::{Plan, Reply, Stop};
+use pageformer_engine::{Plan, Reply, Speculated, Stop};
 use pageformer_vram::{Pinning, Stats};
 
 /// `numerator / denominator` with one decimal, rounded: formatting an f32 would cost a board 20 KB of flash.
@@ -38,27 +38,13 @@ pub(crate) struct Costs {
     pub passes: u64,
     /// What was read.
     pub stats: Stats,
+    /// What came of guesses.
+    pub speculated: Speculated,
     pub pinning: Pinning,
     /// Ticks until the first token and from there to the end; ticks of a second.
     pub ticks: Option<(u64, u64, u32)>,
     /// Where it took that long.
     pub place: &'static str,
-}
-
-impl Costs {
-    /// `after` − `before`; pages that were loaded for good count in full.
-    pub fn difference(after: &Stats, before: &Stats) -> Stats {
-        Stats {
-            streamed: after.streamed.saturating_sub(before.streamed),
-            hits: after.hits.saturating_sub(before.hits),
-            loaded: after.loaded,
-            embedding: after.embedding.saturating_sub(before.embedding),
-            tokenizer: after.tokenizer.saturating_sub(before.tokenizer),
-            sums: after.sums.saturating_sub(before.sums),
-            commands: after.commands.saturating_sub(before.commands),
-            retries: after.retries.saturating_sub(before.retries),
-        }
-    }
 }
 
 /// One line: tokens, speed, pages.
@@ -84,6 +70,9 @@ impl Display for Costs {
             Ratio(self.stats.streamed, tokens.max(1)),
             Ratio(100 * u64::from(self.pinning.pinned), u64::from(self.pinning.tape))
         )?;
+        if self.speculated.drafted > 0 {
+            write!(f, ", {} tokens per pass", Ratio(self.speculated.tokens, self.speculated.passes))?;
+        }
         f.write_str(match self.reply.stop {
             Stop::MaxTokens => ", cut at /max",
             Stop::Context => ", the context is full",
@@ -95,7 +84,7 @@ impl Display for Costs {
 
 /// Everything that `/stats` prints.
 pub(crate) fn details(costs: &Costs, out: &mut dyn Write) -> fmt::Result {
-    let Costs { reply, passes, stats, pinning, ticks, .. } = costs;
+    let Costs { reply, passes, stats, speculated, pinning, ticks, .. } = costs;
     writeln!(out, "{costs}")?;
     writeln!(out, "prompt: {} tokens", reply.prompt_tokens)?;
     if let Some((first, rest, per_second)) = ticks {
@@ -108,6 +97,13 @@ pub(crate) fn details(costs: &Costs, out: &mut dyn Write) -> fmt::Result {
         )?;
     }
     writeln!(out, "passes over the tape: {passes}")?;
+    if speculated.drafted > 0 {
+        writeln!(
+            out,
+            "guessed ahead: {} tokens, {} of them right: {} tokens from {} passes",
+            speculated.drafted, speculated.accepted, speculated.tokens, speculated.passes
+        )?;
+    }
     writeln!(
         out,
         "pages per pass: {} of {}; with {} pages in RAM the least possible is {}",
@@ -118,8 +114,8 @@ pub(crate) fn details(costs: &Costs, out: &mut dyn Write) -> fmt::Result {
     )?;
     writeln!(
         out,
-        "read besides: {} pages of embedding rows, {} of the tokenizer, {} of checksums",
-        stats.embedding, stats.tokenizer, stats.sums
+        "read besides: {} pages of embedding rows, {} of the tokenizer, {} of drafts, {} of checksums",
+        stats.embedding, stats.tokenizer, stats.drafts, stats.sums
     )?;
     writeln!(out, "reads: {}, of them again: {}", stats.commands, stats.retries)
 }

@@ -127,6 +127,7 @@ impl<P: Read + ReadReady + Write, H: Host> Talk<P, H> {
         };
         loop {
             let (before, passes) = (*session.engine().vram().stats(), session.engine().passes());
+            let speculated = *session.speculated();
             let (started, mut first) = (self.host.ticks(), None);
             let (terminal, host) = (&mut self.terminal, &mut self.host);
             let mut open = Ok(());
@@ -160,7 +161,8 @@ impl<P: Read + ReadReady + Write, H: Host> Talk<P, H> {
             let costs = Costs {
                 reply,
                 passes: session.engine().passes() - passes,
-                stats: Costs::difference(session.engine().vram().stats(), &before),
+                stats: session.engine().vram().stats().since(&before),
+                speculated: session.speculated().since(&speculated),
                 pinning: *session.engine().vram().pinning(),
                 ticks: elapsed(started, first.or(end), end, self.host.ticks_per_second()),
                 place: self.host.place(),
@@ -190,7 +192,7 @@ impl<P: Read + ReadReady + Write, H: Host> Talk<P, H> {
         }
         let end = self.host.ticks();
         session.reset();
-        let stats = Costs::difference(session.engine().vram().stats(), &before);
+        let stats = session.engine().vram().stats().since(&before);
         let n = u64::from(tokens.max(1));
         let out = &mut self.terminal;
         writeln!(

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use pageformer_card::drafts::DraftsError;
 use pageformer_card::tokenizer::TokenizerError;
 use pageformer_card::{ManifestError, Tensor};
 use pageformer_vram::{CardFile, Fault, OutOfMemory};
@@ -40,6 +41,8 @@ pub enum Error {
     NotFinite(Tensor),
     /// `tokenizer.bin` is damaged or another model's.
     Tokenizer(TokenizerError),
+    /// `drafts.bin` is damaged or another model's. A reply does without it.
+    Drafts(DraftsError),
     /// The text has a character that the vocabulary cannot express.
     Character(char),
     /// A word is too long for the memory that the tokenizer has.
@@ -84,6 +87,7 @@ impl fmt::Display for Error {
                 write!(f, "{tensor}: the result is not a finite number; the model on the card is damaged")
             }
             Self::Tokenizer(e) => write!(f, "{e}"),
+            Self::Drafts(e) => write!(f, "{e}"),
             Self::Character(c) => write!(f, "the vocabulary cannot express `{c}`; leave it out"),
             Self::Word { most } => {
                 write!(f, "the text has a stretch without a break of more than {most} characters; shorten it")

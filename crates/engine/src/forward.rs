@@ -123,12 +123,14 @@ impl<'m, C: Card> Engine<'m, C> {
     /// If the tokens do not fit, a page is bad, or a number is not finite. The sequence is as before then.
     pub fn step(&mut self, tokens: &[u16]) -> Result<&mut [f32], Error> {
         self.forward(tokens, 1)?;
-        Ok(self.last_logits())
+        Ok(self.logits(0))
     }
 
-    /// The logits of the last step: `(vocab)`.
-    pub(crate) fn last_logits(&mut self) -> &mut [f32] {
-        self.act.wide.get_mut(..self.shape.vocab as usize).unwrap_or(&mut [])
+    /// The logits of a row of the last step: `(vocab)`.
+    pub(crate) fn logits(&mut self, row: usize) -> &mut [f32] {
+        let vocab = self.shape.vocab as usize;
+        let first = row * vocab.next_multiple_of(4);
+        self.act.wide.get_mut(first..first + vocab).unwrap_or(&mut [])
     }
 
     /// As [`Self::step`], but with the logits of every position: `(tokens, vocab)`, as an iterator over rows.
@@ -143,8 +145,8 @@ impl<'m, C: Card> Engine<'m, C> {
         Ok(self.act.wide.chunks_exact(stride).take(rows).map(move |row| row.get(..vocab).unwrap_or(row)))
     }
 
-    /// The pass. Logits of the last `wanted` positions (at most the plan's) go to the first rows of `logits`.
-    fn forward(&mut self, tokens: &[u16], wanted: usize) -> Result<usize, Error> {
+    /// The pass. Logits of the last `wanted` positions (at most the plan's) are kept; says how many.
+    pub(crate) fn forward(&mut self, tokens: &[u16], wanted: usize) -> Result<usize, Error> {
         let shape = self.shape;
         let batch = tokens.len();
         if batch == 0 || batch > self.plan.batch as usize {

@@ -25,6 +25,7 @@ pub mod numerics;
 mod plan;
 mod sampler;
 mod session;
+mod speculation;
 mod tokenizer;
 mod verify;
 
@@ -33,4 +34,5 @@ pub use forward::Engine;
 pub use plan::{MAX_BATCH, Needs, Part, Plan, PlanError, Request};
 pub use sampler::Sampler;
 pub use session::{Digest, Reply, Session, Stop};
+pub use speculation::{Speculated, Speculation};
 pub use tokenizer::Tokenizer;

@@ -8,6 +8,7 @@ use pageformer_card::{Layout, Manifest, Mlp, Page, Shape, TensorTable};
 use pageformer_vram::{Arena, Pinning};
 
 use crate::attention;
+use crate::speculation::{Costs, Speculation};
 
 /// Most positions of one step.
 pub const MAX_BATCH: u32 = 32;
@@ -66,6 +67,8 @@ pub struct Request {
     pub batch: Option<u32>,
     /// Keep the logits of every position of a step, not of the last alone.
     pub all_logits: bool,
+    /// Memory for tokens that are guessed ahead: the batch, and how many of its positions keep their logits.
+    pub speculation: Speculation,
     /// Keep metadata of every page, for the page debugger.
     pub page_metadata: bool,
     /// Pages that the card reads ahead, into memory of its own: [`Card::read_ahead`](pageformer_vram::Card::read_ahead).
@@ -236,6 +239,8 @@ pub struct Plan {
     pub batch: u32,
     /// Positions of a step whose logits are kept.
     pub logits_rows: u32,
+    /// Whether tokens are guessed ahead.
+    pub speculation: Speculation,
     /// Whether metadata of every page is kept.
     pub page_metadata: bool,
     /// Which pages stay in memory.
@@ -269,10 +274,11 @@ impl Plan {
             return Err(PlanError::Batch(batch));
         }
         let batch = request.batch.unwrap_or(1);
-        let least = Self::fixed(needs, context, batch, request);
+        let rows = |batch| if request.all_logits { batch } else { 1 };
+        let least = Self::fixed(needs, context, batch, rows(batch), request);
         let needed = least.total();
         if needed > budget {
-            let fits = |context| Self::fixed(needs, context, batch, request).total() <= budget;
+            let fits = |context| Self::fixed(needs, context, batch, rows(batch), request).total() <= budget;
             let (mut fitting, mut too_many) = (0, context);
             while too_many - fitting > 1 {
                 let middle = fitting + (too_many - fitting) / 2;
@@ -287,11 +293,14 @@ impl Plan {
             });
         }
         let mut plan = least;
+        if plan.speculation != Speculation::Off && !request.all_logits {
+            return Ok(Self::speculative(needs, budget, context, request).unwrap_or(plan));
+        }
         plan.spread(needs, budget, request.read_ahead);
         if request.batch.is_none() {
             // A batch longer than the context would never be filled.
             for batch in 2..=AUTO_BATCH.min(context) {
-                let mut wider = Self::fixed(needs, context, batch, request);
+                let mut wider = Self::fixed(needs, context, batch, rows(batch), request);
                 if wider.total() > budget {
                     break;
                 }
@@ -322,7 +331,7 @@ impl Plan {
     #[inline(never)]
     pub fn for_board(needs: &Needs, bytes: usize, read_ahead: u32) -> Result<Self, PlanError> {
         let page_metadata = needs.affords_metadata(bytes);
-        let all = Request { page_metadata, read_ahead, ..Request::default() };
+        let all = Request { page_metadata, read_ahead, speculation: Speculation::Auto, ..Request::default() };
         match Self::new(needs, bytes, &all) {
             Err(PlanError::TooSmall { fitting_context, .. }) if fitting_context > 0 => {
                 let fewer = fitting_context - fitting_context / 4;
@@ -333,11 +342,39 @@ impl Plan {
         }
     }
 
+    /// The plan with which tokens come fastest, of every batch and every number of rows of logits, which are what guesses need.
+    /// `None` if not even the smallest fits.
+    fn speculative(needs: &Needs, budget: usize, context: u32, request: &Request) -> Option<Self> {
+        let batches = match request.batch {
+            Some(batch) => batch..=batch,
+            None => 1..=AUTO_BATCH.min(context),
+        };
+        let wanted = match request.speculation {
+            Speculation::Fixed(n) => n.saturating_add(1),
+            _ => 1,
+        };
+        let rows = batches.flat_map(|batch| (1..=batch).map(move |rows| (batch, rows)));
+        let plans = rows.filter_map(|(batch, rows)| {
+            let mut plan = Self::fixed(needs, context, batch, rows, request);
+            (plan.total() <= budget).then(|| {
+                plan.spread(needs, budget, request.read_ahead);
+                plan
+            })
+        });
+        // Where everything stays in memory, all batches cost the same for a token; then the last, the widest.
+        let cost = |plan: &Self| plan.costs(needs).of_tokens(plan.batch, plan.logits_rows);
+        plans.rev().min_by_key(|plan| (wanted.abs_diff(plan.logits_rows.min(wanted)), cost(plan)))
+    }
+
+    /// What passes cost with this plan.
+    pub(crate) fn costs(&self, needs: &Needs) -> Costs {
+        Costs::of(self, needs.sums().pages())
+    }
+
     /// The smallest plan: one frame of each kind.
-    fn fixed(needs: &Needs, context: u32, batch: u32, request: &Request) -> Self {
+    fn fixed(needs: &Needs, context: u32, batch: u32, logits_rows: u32, request: &Request) -> Self {
         let shape = &needs.shape;
         let (kv_values, kv_scales) = kv_lens(shape, context);
-        let logits_rows = if request.all_logits { batch } else { 1 };
         let activations = ActivationLens::new(shape, context, batch, 0).bytes();
         let with_logits = ActivationLens::new(shape, context, batch, logits_rows).bytes();
         let pages = needs.weights_pages as usize;
@@ -347,6 +384,7 @@ impl Plan {
             context,
             batch,
             logits_rows,
+            speculation: if cfg!(feature = "speculation") { request.speculation } else { Speculation::Off },
             page_metadata: request.page_metadata,
             pinning: Pinning { tape: needs.tape_pages, pinned: 0, ring: 1 },
             side_pages: 1,

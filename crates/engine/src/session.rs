@@ -5,7 +5,9 @@ use pageformer_vram::{Arena, Card};
 
 use crate::error::Error;
 use crate::forward::Engine;
+use crate::plan::Needs;
 use crate::sampler::Sampler;
+use crate::speculation::{Drafter, Speculated, Speculation};
 use crate::tokenizer::Tokenizer;
 
 /// Why a reply ended.
@@ -64,6 +66,9 @@ pub struct Session<'m, C> {
     /// Length of the sequence; one more than the position when the last token was said but not yet read.
     len: usize,
     digest: Digest,
+    /// Whether tokens are guessed ahead, as far as the plan has memory for it; may be changed between replies.
+    pub speculation: Speculation,
+    drafter: Drafter,
 }
 
 impl<'m, C: Card> Session<'m, C> {
@@ -78,8 +83,12 @@ impl<'m, C: Card> Session<'m, C> {
     ) -> Result<Self, Error> {
         let tokens = arena.take(engine.plan().context as usize)?;
         let tokenizer = Tokenizer::open(engine.vram_mut(), manifest.tokenizer_pages, manifest.shape.vocab)?;
+        let costs = engine.plan().costs(&Needs::new(manifest, engine.table()));
+        let drafter = Drafter::open(engine.vram_mut(), costs, manifest.shape.vocab);
         engine.vram_mut().reset_stats();
         Ok(Self {
+            speculation: engine.plan().speculation,
+            drafter,
             engine,
             tokenizer,
             manifest: *manifest,
@@ -104,6 +113,26 @@ impl<'m, C: Card> Session<'m, C> {
     /// Digest of the logits that every token said so far was chosen from.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// What came of tokens that were guessed ahead, since the start.
+    pub fn speculated(&self) -> &Speculated {
+        &self.drafter.counts
+    }
+
+    /// Where guesses may come from: the text so far, the card's table. Both, unless something else is said.
+    pub fn guess_from(&mut self, text: bool, table: bool) {
+        (self.drafter.from_text, self.drafter.from_table) = (text, table);
+    }
+
+    /// Whether the card has a table of drafts that is used.
+    pub fn has_drafts(&self) -> bool {
+        self.drafter.has_table()
+    }
+
+    /// Why the card's table of drafts is not used, if it has one that is damaged. It only costs time.
+    pub fn drafts_fault(&self) -> Option<&Error> {
+        self.drafter.fault()
     }
 
     /// The engine.
@@ -209,14 +238,31 @@ impl<'m, C: Card> Session<'m, C> {
             Outgoing { stop: stop.as_bytes(), held: [0; 32], len: 0, said, wants_more: true, found: false };
         // The dummy space in front of a text is not part of it.
         let mut strip = self.tokenizer.strips_first_space() && self.len == 1 && self.manifest.bos.is_some();
+        // The rows of logits that the last pass left to choose from, and how many tokens are read in the end: what comes behind
+        // was guessed and not chosen.
+        let (mut row, mut rows, mut read) = (0, 0, u32::MAX);
         while reply.tokens < max_tokens {
-            if !self.read_on(text.said)? {
-                reply.stop = Stop::Interrupted;
-                break;
+            if row == rows {
+                self.engine.truncate(read);
+                match self.read_on((max_tokens - reply.tokens - 1) as usize, text.said)? {
+                    Some(there) => (row, rows) = (0, there),
+                    None => {
+                        reply.stop = Stop::Interrupted;
+                        break;
+                    }
+                }
             }
-            let logits = self.engine.last_logits();
+            let logits = self.engine.logits(row);
             self.digest.update(logits);
             let token = self.sampler.choose(logits);
+            read = self.len as u32;
+            // The next row is of the token that was guessed here.
+            row += 1;
+            let right = row < rows && self.tokens.get(self.len) == Some(&token);
+            if !right {
+                self.drafter.judge(rows - 1, row, row - 1);
+                row = rows;
+            }
             if self.manifest.eos.contains(&Some(token)) {
                 reply.stop = Stop::End;
                 break;
@@ -251,24 +297,41 @@ impl<'m, C: Card> Session<'m, C> {
                 break;
             }
         }
+        if row < rows {
+            self.drafter.judge(rows - 1, row, row);
+        }
+        self.engine.truncate(read);
         text.flush();
         Ok(reply)
     }
 
-    /// Passes over the tape until every token of the sequence has been read. `false` if `said`, asked between two passes,
+    /// Passes over the tape until every token of the sequence has been read, the last of them with up to `most` guesses behind it.
+    /// Says how many rows of logits there are then: one, and one for each guess. `None` if `said`, asked between two passes,
     /// wants no more.
-    fn read_on(&mut self, said: &mut dyn FnMut(&[u8]) -> bool) -> Result<bool, Error> {
-        let batch = self.engine.plan().batch as usize;
+    fn read_on(&mut self, most: usize, said: &mut dyn FnMut(&[u8]) -> bool) -> Result<Option<usize>, Error> {
+        let (batch, rows) = (self.engine.plan().batch as usize, self.engine.plan().logits_rows as usize);
         loop {
             let from = self.engine.position() as usize;
             let to = (from + batch).min(self.len);
-            self.engine.step(self.tokens.get(from..to).unwrap_or(&[]))?;
-            if to == self.len {
-                return Ok(true);
+            if to < self.len {
+                self.engine.forward(self.tokens.get(from..to).unwrap_or(&[]), 1)?;
+                if !said(&[]) {
+                    return Ok(None);
+                }
+                continue;
             }
-            if !said(&[]) {
-                return Ok(false);
+            let most = most.min(batch.saturating_sub(to - from)).min(rows.saturating_sub(1));
+            let (how, vram) = (self.speculation, self.engine.vram_mut());
+            let drafts = match cfg!(feature = "speculation") {
+                true => self.drafter.draft(vram, how, self.tokens, to, most),
+                false => 0,
+            };
+            let mut read = self.engine.forward(self.tokens.get(from..to + drafts).unwrap_or(&[]), drafts + 1);
+            if drafts > 0 && read.is_err() {
+                // What goes wrong with a guess alone would not have gone wrong without it.
+                read = self.engine.forward(self.tokens.get(from..to).unwrap_or(&[]), 1);
             }
+            return read.map(Some);
         }
     }
 }

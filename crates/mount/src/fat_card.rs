@@ -25,6 +25,8 @@ struct Place<const N: usize> {
 impl<const N: usize> Place<N> {
     const NOWHERE: Self = Self { bytes: 0, extents: [Extent { first_sector: 0, sectors: 0 }; N], len: 0 };
 
+    // Not inlined: it is called for every file.
+    #[inline(never)]
     fn find<D: BlockDevice>(
         name: &'static str,
         file: File,
@@ -61,6 +63,8 @@ pub struct FatCard<'m, D> {
     sums: Place<FILE_EXTENTS>,
     tokenizer: Place<FILE_EXTENTS>,
     meta: Place<FILE_EXTENTS>,
+    /// [`Place::NOWHERE`] if the card has none.
+    drafts: Place<FILE_EXTENTS>,
     /// Layout `packed`.
     weights: Place<WEIGHTS_EXTENTS>,
     /// Layout `files`: the sector of every page of the weights.
@@ -126,7 +130,8 @@ fn find_files<'m, D: BlockDevice>(
 ) -> Result<(Volume, FatCard<'m, D>, Option<File>), MountError> {
     let mut cache = SectorCache::new(scratch(memory)?.1)?;
     let volume = Volume::open(&mut device, &mut cache)?;
-    let (mut index, mut sums, mut tokenizer, mut meta, mut packed) = (None, None, None, None, None);
+    let (mut index, mut sums, mut tokenizer) = (None, None, None);
+    let (mut meta, mut drafts, mut packed) = (None, None, None);
     let mut directory = volume.root();
     while let Some(entry) = directory.next(&mut device, &mut cache)? {
         let found = [
@@ -134,6 +139,7 @@ fn find_files<'m, D: BlockDevice>(
             ("pages.crc", &mut sums),
             ("tokenizer.bin", &mut tokenizer),
             ("pages.meta", &mut meta),
+            ("drafts.bin", &mut drafts),
             ("weights.pages", &mut packed),
         ];
         if let Some((_, slot)) = found.into_iter().find(|(name, _)| entry.is(name)) {
@@ -146,9 +152,11 @@ fn find_files<'m, D: BlockDevice>(
     let index = place("index.json", index)?;
     let sums = place("pages.crc", sums)?;
     let tokenizer = place("tokenizer.bin", tokenizer)?;
-    // A card does without it, also when it lies in too many pieces.
+    // A card does without these, also when they lie in too many pieces.
     let meta = place("pages.meta", meta).unwrap_or(Place::NOWHERE);
-    let card = FatCard { device, index, sums, tokenizer, meta, weights: Place::NOWHERE, page_sectors: None };
+    let drafts = place("drafts.bin", drafts).unwrap_or(Place::NOWHERE);
+    let weights = Place::NOWHERE;
+    let card = FatCard { device, index, sums, tokenizer, meta, drafts, weights, page_sectors: None };
     Ok((volume, card, packed))
 }
 
@@ -170,6 +178,7 @@ impl<D> FatCard<'_, D> {
             (CardFile::Sums, _) => self.sums.run(page),
             (CardFile::Tokenizer, _) => self.tokenizer.run(page),
             (CardFile::Meta, _) => self.meta.run(page),
+            (CardFile::Drafts, _) => self.drafts.run(page),
             (CardFile::Weights, None) => self.weights.run(page),
             (CardFile::Weights, Some(sectors)) => {
                 let sectors = sectors.get(page as usize..)?;
@@ -209,6 +218,7 @@ impl<D: BlockDevice> Card for FatCard<'_, D> {
             (CardFile::Sums, _) => self.sums.bytes.into(),
             (CardFile::Tokenizer, _) => self.tokenizer.bytes.into(),
             (CardFile::Meta, _) => self.meta.bytes.into(),
+            (CardFile::Drafts, _) => self.drafts.bytes.into(),
             (CardFile::Weights, None) => self.weights.bytes.into(),
             (CardFile::Weights, Some(sectors)) => sectors.len() as u64 * PAGE_BYTES as u64,
         }

@@ -22,6 +22,7 @@ pub struct FolderCard {
     index: Vec<u8>,
     sums: Vec<u8>,
     tokenizer: Vec<u8>,
+    drafts: Vec<u8>,
     weights: Weights,
 }
 
@@ -43,6 +44,8 @@ impl FolderCard {
             index: file("index.json")?,
             sums: file("pages.crc")?,
             tokenizer: file("tokenizer.bin")?,
+            // A card need not have it.
+            drafts: fs::read(dir.join("drafts.bin")).unwrap_or_default(),
             weights: Weights::Files(Vec::new()),
         })
     }
@@ -139,6 +142,7 @@ impl Card for FolderCard {
             (CardFile::Sums, _) => self.sums.len() as u64,
             (CardFile::Tokenizer, _) => self.tokenizer.len() as u64,
             (CardFile::Meta, _) => fs::metadata(self.dir.join(META)).map_or(0, |metadata| metadata.len()),
+            (CardFile::Drafts, _) => self.drafts.len() as u64,
             (CardFile::Weights, Weights::Packed(_, bytes)) => *bytes,
             (CardFile::Weights, Weights::Files(pages)) => (pages.len() * PAGE_BYTES) as u64,
         }
@@ -153,6 +157,7 @@ impl Card for FolderCard {
                 let bytes = fs::read(self.dir.join(META)).map_err(|_| ReadError::Truncated)?;
                 read_slice(&bytes, first, pages)
             }
+            (CardFile::Drafts, _) => read_slice(&self.drafts, first, pages),
             (CardFile::Weights, Weights::Packed(file, bytes)) => {
                 let into = pages.as_flattened_mut();
                 let from = u64::from(first) * PAGE_BYTES as u64;

@@ -16,6 +16,8 @@ pub struct MemoryCard {
     pub tokenizer: Vec<u8>,
     /// `pages.meta`.
     pub meta: Vec<u8>,
+    /// `drafts.bin`; empty if there is none.
+    pub drafts: Vec<u8>,
 }
 
 impl MemoryCard {
@@ -29,6 +31,7 @@ impl MemoryCard {
                 "pages.crc" => card.sums = bytes.to_vec(),
                 "tokenizer.bin" => card.tokenizer = bytes.to_vec(),
                 "pages.meta" => card.meta = bytes.to_vec(),
+                "drafts.bin" => card.drafts = bytes.to_vec(),
                 _ => {}
             }
         }
@@ -42,6 +45,7 @@ impl MemoryCard {
             CardFile::Sums => &self.sums,
             CardFile::Tokenizer => &self.tokenizer,
             CardFile::Meta => &self.meta,
+            CardFile::Drafts => &self.drafts,
         }
     }
 }

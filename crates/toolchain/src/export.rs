@@ -343,7 +343,7 @@ fn check_replaceable(dir: &Path) -> Result<(), ExportError> {
             "index.json" => {
                 fs::read_to_string(entry.path()).is_ok_and(|text| text.contains("\"format\": \"pageformer\""))
             }
-            "pages.crc" | "tokenizer.bin" | "weights.pages" | "pages.meta" => true,
+            "pages.crc" | "tokenizer.bin" | "weights.pages" | "pages.meta" | "drafts.bin" => true,
             name => PageFile::parse(name).is_some(),
         };
         if !ours {

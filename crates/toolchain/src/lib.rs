@@ -5,10 +5,12 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod drafts;
 mod export;
 mod prune;
 mod quantize;
 
+pub use drafts::{Document, Drafts, drafts};
 pub use export::{CardFiles, ExportError, NamedFile, export, write_card};
 pub use prune::{Density, PruneError, prune_by_magnitude};
 pub use quantize::quantize;

@@ -17,6 +17,8 @@ pub enum CardFile {
     Tokenizer,
     /// `pages.meta`, the only one that is written.
     Meta,
+    /// `drafts.bin`, which a card need not have.
+    Drafts,
 }
 
 impl fmt::Display for CardFile {
@@ -27,6 +29,7 @@ impl fmt::Display for CardFile {
             CardFile::Sums => "pages.crc",
             CardFile::Tokenizer => "tokenizer.bin",
             CardFile::Meta => "pages.meta",
+            CardFile::Drafts => "drafts.bin",
         })
     }
 }

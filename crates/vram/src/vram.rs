@@ -3,6 +3,7 @@
 use core::fmt;
 use core::ops::Range;
 
+use pageformer_card::drafts::is_whole;
 use pageformer_card::page::{Checksum, checksum, u32_at};
 use pageformer_card::sums::SumLayout;
 use pageformer_card::{PAGE_BYTES, Page};
@@ -55,12 +56,31 @@ pub struct Stats {
     pub embedding: u64,
     /// Pages of the tokenizer that were not in memory.
     pub tokenizer: u64,
+    /// Pages of the table of drafts that were not in memory.
+    pub drafts: u64,
     /// Pages of checksums.
     pub sums: u64,
     /// Reads of any kind: commands to the card.
     pub commands: u64,
     /// Reads that were done again.
     pub retries: u64,
+}
+
+impl Stats {
+    /// What was read since `before`; pages that were loaded for good count in full.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            streamed: self.streamed.saturating_sub(before.streamed),
+            hits: self.hits.saturating_sub(before.hits),
+            loaded: self.loaded,
+            embedding: self.embedding.saturating_sub(before.embedding),
+            tokenizer: self.tokenizer.saturating_sub(before.tokenizer),
+            drafts: self.drafts.saturating_sub(before.drafts),
+            sums: self.sums.saturating_sub(before.sums),
+            commands: self.commands.saturating_sub(before.commands),
+            retries: self.retries.saturating_sub(before.retries),
+        }
+    }
 }
 
 /// The memory that [`Vram`] works in.
@@ -147,18 +167,22 @@ impl<C: Card> Loader<'_, C> {
         }
         for (page, bytes) in (first..).zip(into.iter_mut()) {
             let number = match file {
-                CardFile::Tokenizer => self.layout.of_tokenizer(page),
-                _ => self.layout.of_weights(page),
+                CardFile::Tokenizer => Some(self.layout.of_tokenizer(page)),
+                // Its pages have their own.
+                CardFile::Drafts => None,
+                _ => Some(self.layout.of_weights(page)),
             };
-            let mut good = self.sum(number)? == checksum(bytes);
+            let mut good = self.is_good(number, bytes)?;
             let mut attempt = 0;
             while !good && attempt < RETRIES {
                 attempt += 1;
                 self.stats.retries += 1;
                 self.note(file, page, |meta| meta.retried());
                 self.read(file, page, core::slice::from_mut(bytes), false)?;
-                self.read_sums(SumLayout::place(number).0)?;
-                good = self.sum(number)? == checksum(bytes);
+                if let Some(number) = number {
+                    self.read_sums(SumLayout::place(number).0)?;
+                }
+                good = self.is_good(number, bytes)?;
             }
             self.note(file, page, |meta| meta.loaded(good));
             if !good {
@@ -166,6 +190,14 @@ impl<C: Card> Loader<'_, C> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the page has the checksum `number`, or its own.
+    fn is_good(&mut self, number: Option<u32>, page: &Page) -> Result<bool, Fault> {
+        match number {
+            Some(number) => Ok(self.sum(number)? == checksum(page)),
+            None => Ok(is_whole(page)),
+        }
     }
 
     fn note(&mut self, file: CardFile, page: u32, change: impl FnOnce(&mut PageMeta)) {
@@ -380,7 +412,7 @@ impl<'m, C: Card> Vram<'m, C> {
         if next < periods { next } else { next - periods }
     }
 
-    /// One page out of order: of the embedding or of the tokenizer.
+    /// One page out of order: of the embedding, the tokenizer or the drafts.
     ///
     /// # Errors
     /// If the page cannot be read or is damaged.
@@ -393,7 +425,12 @@ impl<'m, C: Card> Vram<'m, C> {
                 return Ok(frame);
             }
         }
-        let tag = page | if file == CardFile::Tokenizer { 1 << 31 } else { 0 };
+        let tag = page
+            | match file {
+                CardFile::Tokenizer => 1 << 31,
+                CardFile::Drafts => 1 << 30,
+                _ => 0,
+            };
         let slot = page as usize % self.side.len().max(1);
         let missing = Fault { file, page, error: Some(ReadError::Truncated) };
         let (Some(frame), Some(known)) = (self.side.get_mut(slot..slot + 1), self.side_tags.get_mut(slot))
@@ -406,6 +443,7 @@ impl<'m, C: Card> Vram<'m, C> {
             *known = tag;
             match file {
                 CardFile::Tokenizer => self.loader.stats.tokenizer += 1,
+                CardFile::Drafts => self.loader.stats.drafts += 1,
                 _ => self.loader.stats.embedding += 1,
             }
         }

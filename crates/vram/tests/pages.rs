@@ -39,6 +39,7 @@ impl Numbered {
             CardFile::Tokenizer => self.layout.tokenizer_pages,
             CardFile::Sums => layout.pages(),
             CardFile::Meta => 0,
+            CardFile::Drafts => 0,
         };
         if number >= pages {
             return None;
@@ -68,6 +69,7 @@ impl Card for Numbered {
             CardFile::Tokenizer => u64::from(self.layout.tokenizer_pages) * 512,
             CardFile::Sums => u64::from(self.layout.pages()) * 512,
             CardFile::Meta => 0,
+            CardFile::Drafts => 0,
         }
     }
 

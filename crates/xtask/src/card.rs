@@ -10,7 +10,7 @@ use pageformer_card::writer::{meta_pages, sum_pages, to_pages};
 use pageformer_card::{CELLS_PER_PAGE, Layout, PageFile, TensorKind};
 use pageformer_image::{FileSource, Options, write_image};
 use pageformer_sim::open;
-use pageformer_vram::Arena;
+use pageformer_vram::{Arena, Card, CardFile};
 
 use crate::root;
 
@@ -47,6 +47,9 @@ pub fn files(dir: &Path) -> Result<Vec<String>> {
     // Cards of before there was one do without.
     if dir.join("pages.meta").exists() {
         names.push("pages.meta".into());
+    }
+    if opened.card.bytes(CardFile::Drafts) > 0 {
+        names.push("drafts.bin".into());
     }
     match opened.card.page_files() {
         None => names.push("weights.pages".into()),
@@ -85,6 +88,9 @@ pub fn page_by_page(packed: &Path, dir: &Path) -> Result<PathBuf> {
     fs::write(dir.join("index.json"), &index)?;
     fs::write(dir.join("tokenizer.bin"), tokenizer.concat())?;
     fs::write(dir.join("pages.meta"), meta_pages(weights.len() as u32).concat())?;
+    if let Ok(drafts) = read("drafts.bin") {
+        fs::write(dir.join("drafts.bin"), drafts)?;
+    }
     fs::write(dir.join("pages.crc"), sum_pages(&weights, &tokenizer, index.as_bytes()).concat())?;
     let shape = &opened.manifest.shape;
     for tensor in shape.iter_tensors() {

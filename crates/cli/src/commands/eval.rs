@@ -61,7 +61,12 @@ impl Eval {
     pub fn run(self) -> Result<()> {
         if let Some(corpus) = &self.chat {
             let mut memory = buffer(self.ram.unwrap_or_else(|| self.enough()));
-            let request = Request { context: self.context, batch: self.tuning.batch, ..Request::default() };
+            let request = Request {
+                context: self.context,
+                batch: self.tuning.batch,
+                speculation: self.tuning.speculate,
+                ..Request::default()
+            };
             let mut session = start(&self.card_arg(), &mut memory, &request, &self.tuning)?;
             return eval_chat(&mut session, corpus, self.sample, self.wrong, self.json);
         }

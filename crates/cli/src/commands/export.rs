@@ -8,6 +8,8 @@ use pageformer_card::{Layout, PAGE_BYTES};
 use pageformer_model::Model;
 use pageformer_toolchain::{export, prune_by_magnitude, write_card};
 
+use super::drafts::{PAGES as DRAFT_PAGES, write_drafts};
+use crate::card::CardArg;
 use crate::ui::{Progress, bytes, parse_block};
 
 /// Quantizes a model folder to int8 and writes it as a card: a folder with the files to copy to the root of
@@ -34,6 +36,12 @@ pub struct Export {
     /// Blocks that are pruned together: outputs x inputs, multiples of 4
     #[arg(long, value_name = "RxC", default_value = "4x4", value_parser = parse_block)]
     block: (u32, u32),
+    /// Texts that the model was trained on, to make drafts.bin from: see `pageformer drafts`
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    drafts: Vec<PathBuf>,
+    /// What stands between these texts; without it, a file is one
+    #[arg(long, default_value = "", requires = "drafts")]
+    separator: String,
     /// The model's name, for people [default: the model folder's]
     #[arg(long)]
     name: Option<String>,
@@ -80,6 +88,10 @@ impl Export {
             bytes(tape * PAGE_BYTES as u64),
             card.manifest.density
         );
+        if !self.drafts.is_empty() {
+            let card = CardArg { path: Some(self.output.clone()) };
+            write_drafts(&card, &self.drafts, &self.separator, DRAFT_PAGES)?;
+        }
         match model.chat {
             Some(_) => println!("next: pageformer chat {}", self.output.display()),
             None => println!("next: pageformer run {} --prompt 'Once upon a time'", self.output.display()),

@@ -9,7 +9,7 @@ use clap::Args;
 use pageformer_card::PageFile;
 use pageformer_image::{FileSource, Options, write_image};
 use pageformer_sim::open;
-use pageformer_vram::Arena;
+use pageformer_vram::{Arena, Card, CardFile};
 
 use crate::card::{CardArg, DEFAULT_FILES};
 use crate::session::buffer;
@@ -67,6 +67,9 @@ fn files(dir: &std::path::Path) -> Result<Vec<(String, FileSource)>> {
     // Cards of before there was one do without.
     if dir.join("pages.meta").exists() {
         names.push("pages.meta".into());
+    }
+    if opened.card.bytes(CardFile::Drafts) > 0 {
+        names.push("drafts.bin".into());
     }
     match opened.card.page_files() {
         None => names.push("weights.pages".into()),

@@ -76,6 +76,7 @@ impl Inspect {
                 "dense_weights_pages": dense,
                 "checksum_bytes": card.bytes(CardFile::Sums),
                 "tokenizer_bytes": card.bytes(CardFile::Tokenizer),
+                "drafts_bytes": card.bytes(CardFile::Drafts),
                 "index_bytes": card.bytes(CardFile::Index),
                 "metadata_bytes": card.bytes(CardFile::Meta),
                 "metadata_writes": metadata(&mut card, &table).map(|(writes, _)| writes),
@@ -200,12 +201,13 @@ fn shares(card: &HostCard<'_>, rows: &[Row]) -> Table {
         ("masks, scales", rows.iter().map(|r| u64::from(r.mask_pages)).sum::<u64>() * PAGE_BYTES as u64),
         ("checksums", card.bytes(CardFile::Sums)),
         ("tokenizer", card.bytes(CardFile::Tokenizer)),
+        ("drafts", card.bytes(CardFile::Drafts)),
         ("index.json", card.bytes(CardFile::Index)),
         ("metadata", card.bytes(CardFile::Meta)),
     ];
     let all: u64 = parts.iter().map(|(_, n)| n).sum();
     let mut table = Table::new(["where bytes go", "bytes", "share", ""]);
-    for (name, n) in parts {
+    for (name, n) in parts.into_iter().filter(|(_, n)| *n > 0) {
         let share = n as f64 / all as f64;
         table.row([
             name.into(),

@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod compress;
+mod drafts;
 mod eval;
 mod eval_chat;
 mod export;
@@ -33,6 +34,8 @@ pub enum Command {
     Compress(compress::Compress),
     /// Quantize a model folder and write it as a card
     Export(export::Export),
+    /// Add a table of guesses to a card, or measure what guessing saves
+    Drafts(drafts::DraftsArgs),
     /// Write a card as an SD card image
     Image(image::Image),
     /// Show what is on a card
@@ -70,6 +73,7 @@ impl Command {
             Command::Train(command) => command.run(),
             Command::Compress(command) => command.run(),
             Command::Export(command) => command.run(),
+            Command::Drafts(command) => command.run(),
             Command::Image(command) => command.run(),
             Command::Inspect(command) => command.run(),
             Command::Verify(command) => return command.run(),

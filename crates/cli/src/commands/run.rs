@@ -16,7 +16,7 @@ use crate::session::{Account, Generate, buffer, explain, memory_table, start};
     pageformer run card.img --prompt 'Lily' --temperature 0.8 --top-p 0.9 --seed 7\n  \
     pageformer run card/ --prompt '' --json\n\n\
     The text goes to the standard output, what it took to the error output.\n\
-    The text is the same for every --ram, --batch, --kernel, layout, folder or image, and on every board.")]
+    The text is the same for every --ram, --batch, --kernel, --speculate, layout, folder or image, and on every board.")]
 pub struct Run {
     #[command(flatten)]
     card: CardArg,
@@ -66,6 +66,9 @@ impl Run {
                 costs.pages_read,
                 costs.stats.commands
             );
+            if let Some(fault) = session.drafts_fault() {
+                eprintln!("nothing is guessed from the card's table: {fault}");
+            }
             eprint!("\n{}", memory_table(plan));
             return Ok(());
         }
@@ -86,10 +89,14 @@ impl Run {
             "pinned_pages": costs.tape.1,
             "pages_read": costs.pages_read,
             "pages_per_token": costs.pages_per_token(),
+            "tokens_per_pass": costs.tokens_per_pass(),
+            "guessed": costs.speculated.drafted,
+            "guessed_right": costs.speculated.accepted,
             "hit_rate": costs.hit_rate(),
             "embedding_pages_read": costs.stats.embedding,
             "checksum_pages_read": costs.stats.sums,
             "tokenizer_pages_read": costs.stats.tokenizer,
+            "drafts_pages_read": costs.stats.drafts,
             "read_commands": costs.stats.commands,
             "retries": costs.stats.retries,
             "context": plan.context,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use pageformer_card::drafts::{DraftTable, is_whole};
 use pageformer_card::meta::MetaLayout;
 use pageformer_card::page::{checksum, f32_at, u32_at};
 use pageformer_card::sums::SumLayout;
@@ -121,6 +122,7 @@ impl Check {
             }
         }
         self.metadata(card, sums.weights_pages);
+        self.drafts(card, manifest.shape.vocab);
         let Some(weights) = self.read_all(card, CardFile::Weights, sums.weights_pages) else { return };
         for (number, page) in (0..).zip(&weights) {
             if sum(sums.of_weights(number)) != Some(checksum(page)) {
@@ -153,6 +155,26 @@ impl Check {
         self.checked += u64::from(layout.pages());
         if read_meta(card, &mut vec![0; weights_pages as usize], &mut [0; PAGE_BYTES]).is_none() {
             self.problem("pages.meta", "neither of its two slots is whole");
+        }
+    }
+
+    /// The table of drafts, if there is one.
+    fn drafts(&mut self, card: &mut HostCard<'_>, vocab: u32) {
+        let found = card.bytes(CardFile::Drafts);
+        let pages = (found / PAGE_BYTES as u64) as u32;
+        if found == 0 {
+            return;
+        }
+        if found % PAGE_BYTES as u64 != 0 {
+            self.problem(CardFile::Drafts, format!("{found} bytes are not whole pages"));
+        }
+        let Some(all) = self.read_all(card, CardFile::Drafts, pages) else { return };
+        for (number, page) in (0..).zip(&all) {
+            if !is_whole(page) {
+                self.problem(format!("drafts.bin, page {number}"), "the checksum is wrong");
+            } else if let Err(error) = DraftTable::read(page, pages, vocab) {
+                self.problem(format!("drafts.bin, page {number}"), error);
+            }
         }
     }
 

@@ -33,6 +33,7 @@ fn every_command_is_there() {
         "import llama2c",
         "import sketch",
         "export",
+        "drafts",
         "image",
         "inspect",
         "verify",

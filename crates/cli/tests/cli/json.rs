@@ -25,6 +25,7 @@ fn run_has_its_keys() {
         "tape_pages",
         "pinned_pages",
         "pages_read",
+        "tokens_per_pass",
         "ram_bytes",
         "logits_digest",
     ];

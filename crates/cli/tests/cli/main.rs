@@ -15,6 +15,7 @@ mod terminal;
 mod bench;
 mod chat;
 mod damage;
+mod drafts;
 #[cfg(unix)]
 mod flash;
 mod help;

@@ -80,7 +80,7 @@ fn a_flipped_bit_is_found_and_named() {
                     let within = sound.table(|table| table.locate(page));
                     assert_eq!(error, Error::Page(Fault { file: of, page, error: None }, within), "{what}");
                 }
-                CardFile::Tokenizer => {
+                CardFile::Tokenizer | CardFile::Drafts => {
                     assert_eq!(error, Error::Page(Fault { file: of, page, error: None }, None), "{what}");
                 }
                 // What does not fit its checksum any more; which of the two is wrong cannot be known.
@@ -105,6 +105,8 @@ fn a_flipped_bit_is_found_and_named() {
             CardFile::Sums => tried / 3,
             CardFile::Tokenizer => tried / 8,
             CardFile::Meta => 0,
+            // Nothing is believed that drafts say: see drafts.rs.
+            CardFile::Drafts => 0,
         };
         assert!(noticed >= least, "{of}: {noticed} of {tried} flipped bits were noticed");
     }

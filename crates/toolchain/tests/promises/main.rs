@@ -18,4 +18,5 @@ mod pruning;
 mod right;
 mod same;
 mod small;
+mod speculation;
 mod tokenizer;

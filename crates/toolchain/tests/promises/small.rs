@@ -1,7 +1,7 @@
 //! Small: one buffer is all the memory that a card needs, and the plan says exactly how much, or what is missing.
 
 use pageformer_card::{Layout, Shape};
-use pageformer_engine::{Error, Needs, Part, Plan, PlanError, Request};
+use pageformer_engine::{Error, Needs, Part, Plan, PlanError, Request, Speculation};
 use pageformer_sim::MemoryCard;
 
 use crate::support::*;
@@ -34,11 +34,14 @@ fn cards_and_requests() -> Vec<(MemoryCard, Request)> {
         let card = memory_card(&model, &tokenizer);
         for context in [None, Some(1), Some(33)] {
             for batch in [None, Some(1), Some(4), Some(32)] {
-                for (all_logits, page_metadata) in [(false, false), (true, false), (false, true)] {
-                    all.push((
-                        card.clone(),
-                        Request { context, batch, all_logits, page_metadata, read_ahead: 0 },
-                    ));
+                let plain = Request { context, batch, ..Request::default() };
+                for request in [
+                    plain,
+                    Request { all_logits: true, ..plain },
+                    Request { page_metadata: true, ..plain },
+                    Request { speculation: Speculation::Auto, ..plain },
+                ] {
+                    all.push((card.clone(), request));
                 }
             }
         }

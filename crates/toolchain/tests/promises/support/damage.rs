@@ -16,6 +16,7 @@ pub fn file(card: &mut MemoryCard, file: CardFile) -> &mut Vec<u8> {
         CardFile::Sums => &mut card.sums,
         CardFile::Tokenizer => &mut card.tokenizer,
         CardFile::Meta => &mut card.meta,
+        CardFile::Drafts => &mut card.drafts,
     }
 }
 
