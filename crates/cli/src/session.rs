@@ -174,7 +174,9 @@ pub fn start_on_board<'m>(
     let (kernel, _) = Virtual::new(setup.board.processor(), clock.clone(), layers, Some(kernel));
     let card = setup.card(card, clock);
     let engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernel).with_context(in_card)?;
-    Session::start(engine, &manifest, &mut arena).with_context(in_card)
+    let mut session = Session::start(engine, &manifest, &mut arena).with_context(in_card)?;
+    session.speculation = asked.speculation;
+    Ok(session)
 }
 
 /// What the user can do about a plan that is not possible.
