@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Everything about the device that must hold: `bash firmware/ci.sh`, from anywhere in a clone.
 #
-# Builds the crates of the device for the processors they are meant for, builds the firmware and runs it in QEMU.
-# On Debian (as root) it installs what is missing; elsewhere install QEMU for Arm, and the targets with
-# `rustup target add thumbv6m-none-eabi thumbv7em-none-eabihf thumbv7m-none-eabi riscv32imc-unknown-none-elf aarch64-unknown-none`.
+# Builds the crates of the device for the processors they are meant for, builds the firmware and runs it in QEMU, builds the firmware
+# for ESP32-C3 and ESP32-C6 and makes images of it, and type-checks it for the ESP32-S3.
+# On Debian (as root) it installs what is missing; elsewhere install QEMU for Arm, `pip install esptool`, and the targets with
+# `rustup target add thumbv6m-none-eabi thumbv7em-none-eabihf thumbv7m-none-eabi riscv32imc-unknown-none-elf riscv32imac-unknown-none-elf aarch64-unknown-none`.
+#
+# What an ESP32's HAL is built of takes minutes to compile. It is kept in ~/.cache/pageformer (or $XDG_CACHE_HOME), also for fresh clones.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,7 +23,7 @@ has_target() {
 packages=()
 command -v qemu-system-arm >/dev/null || packages+=(qemu-system-arm)
 installed=yes
-for target in "${targets[@]}" thumbv7m-none-eabi; do
+for target in "${targets[@]}" thumbv7m-none-eabi riscv32imac-unknown-none-elf; do
     has_target "$target" || installed=no
 done
 if [ "$installed" = no ]; then
@@ -52,6 +55,29 @@ else
     RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc /usr/bin/cargo "${check[@]}" -Zbuild-std=core
 fi
 
-echo "== QEMU"
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/pageformer
+mkdir -p "$cache"
+if command -v esptool >/dev/null; then
+    esptool=esptool
+else
+    esptool=$cache/esptool/bin/esptool
+    # Anything but a whole installation is made anew.
+    if ! "$esptool" version >/dev/null 2>&1; then
+        echo "== installing esptool"
+        rm -rf "$cache/esptool"
+        python3 -m venv "$cache/esptool"
+        "$cache/esptool/bin/pip" install --quiet --disable-pip-version-check 'esptool~=5.0'
+    fi
+fi
+
+echo "== QEMU, images for ESP32"
 # The whole workspace is named, so that what `cargo test --workspace` has built is used again.
-PAGEFORMER_REQUIRE_EMULATOR=1 cargo test --locked --quiet --workspace --test emulate -- --nocapture
+PAGEFORMER_REQUIRE_EMULATOR=1 PAGEFORMER_REQUIRE_ESP32="$cache/firmware-target" PAGEFORMER_ESPTOOL="$esptool" \
+    cargo test --locked --quiet --workspace --test emulate --test esp32 -- --nocapture
+
+echo "== ESP32-S3"
+if [ -x /usr/bin/cargo ] && [ -d "$(/usr/bin/rustc --print sysroot)/lib/rustlib/src/rust/library/core" ]; then
+    bash firmware/esp32/check-s3.sh "$cache/check-s3"
+else
+    echo "skipped: wants Debian's rustc-web, cargo-web and rust-web-src"
+fi

@@ -162,7 +162,7 @@ pub fn start_on_board<'m>(
     let Opened { card, manifest, table } = card.open(&mut arena)?;
     let needs = Needs::new(&manifest, &table);
     let plan = match asked {
-        Request { context: None, batch: None, .. } => Plan::for_board(&needs, ram, setup.pages_ahead()),
+        Request { context: None, batch: None, .. } => Plan::for_board(&needs, ram, setup.pages_ahead(), 0),
         asked => {
             let page_metadata = asked.page_metadata && needs.affords_metadata(ram);
             Plan::new(&needs, ram, &Request { page_metadata, read_ahead: setup.pages_ahead(), ..*asked })

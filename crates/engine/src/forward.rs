@@ -108,7 +108,10 @@ impl<'m, C: Card> Engine<'m, C> {
             side: arena.take(plan.side_pages as usize)?,
             side_tags: arena.take(plan.side_pages as usize)?,
             ring: arena.take(plan.pinning.ring as usize)?,
-            pinned: arena.take(plan.pinning.pinned as usize)?,
+            pinned: match plan.pinned_apart {
+                true => arena.take_apart(plan.pinning.pinned as usize)?,
+                false => arena.take(plan.pinning.pinned as usize)?,
+            },
             meta,
         };
         let vram =

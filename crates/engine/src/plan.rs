@@ -73,6 +73,9 @@ pub struct Request {
     pub page_metadata: bool,
     /// Pages that the card reads ahead, into memory of its own: [`Card::read_ahead`](pageformer_vram::Card::read_ahead).
     pub read_ahead: u32,
+    /// Bytes of more, slower memory that is apart from the budget ([`Arena::with_memory_apart`]): pinned pages go there if that
+    /// pins more of them.
+    pub memory_apart: usize,
 }
 
 /// A part of the buffer.
@@ -245,6 +248,8 @@ pub struct Plan {
     pub page_metadata: bool,
     /// Which pages stay in memory.
     pub pinning: Pinning,
+    /// Whether the pinned pages are in the memory apart.
+    pub pinned_apart: bool,
     /// Frames for pages that are read out of order.
     pub side_pages: u32,
     /// Frames of checksums.
@@ -296,7 +301,7 @@ impl Plan {
         if plan.speculation != Speculation::Off && !request.all_logits {
             return Ok(Self::speculative(needs, budget, context, request).unwrap_or(plan));
         }
-        plan.spread(needs, budget, request.read_ahead);
+        plan.spread(needs, budget, request);
         if request.batch.is_none() {
             // A batch longer than the context would never be filled.
             for batch in 2..=AUTO_BATCH.min(context) {
@@ -304,7 +309,7 @@ impl Plan {
                 if wider.total() > budget {
                     break;
                 }
-                wider.spread(needs, budget, request.read_ahead);
+                wider.spread(needs, budget, request);
                 if wider.turn(needs) <= plan.turn(needs) {
                     plan = wider;
                 }
@@ -329,9 +334,15 @@ impl Plan {
     /// If not even one position fits.
     // Not inlined: what it needs of the stack is free again when the engine starts.
     #[inline(never)]
-    pub fn for_board(needs: &Needs, bytes: usize, read_ahead: u32) -> Result<Self, PlanError> {
+    pub fn for_board(
+        needs: &Needs,
+        bytes: usize,
+        read_ahead: u32,
+        memory_apart: usize,
+    ) -> Result<Self, PlanError> {
         let page_metadata = needs.affords_metadata(bytes);
-        let all = Request { page_metadata, read_ahead, speculation: Speculation::Auto, ..Request::default() };
+        let speculation = Speculation::Auto;
+        let all = Request { page_metadata, read_ahead, memory_apart, speculation, ..Request::default() };
         match Self::new(needs, bytes, &all) {
             Err(PlanError::TooSmall { fitting_context, .. }) if fitting_context > 0 => {
                 let fewer = fitting_context - fitting_context / 4;
@@ -357,7 +368,7 @@ impl Plan {
         let plans = rows.filter_map(|(batch, rows)| {
             let mut plan = Self::fixed(needs, context, batch, rows, request);
             (plan.total() <= budget).then(|| {
-                plan.spread(needs, budget, request.read_ahead);
+                plan.spread(needs, budget, request);
                 plan
             })
         });
@@ -387,6 +398,7 @@ impl Plan {
             speculation: if cfg!(feature = "speculation") { request.speculation } else { Speculation::Off },
             page_metadata: request.page_metadata,
             pinning: Pinning { tape: needs.tape_pages, pinned: 0, ring: 1 },
+            pinned_apart: false,
             side_pages: 1,
             sum_pages: 1,
             bytes: [0; 11],
@@ -418,7 +430,7 @@ impl Plan {
     }
 
     /// Gives what is left of the budget to frames.
-    fn spread(&mut self, needs: &Needs, budget: usize, read_ahead: u32) {
+    fn spread(&mut self, needs: &Needs, budget: usize, request: &Request) {
         let spare = |plan: &Self| ((budget - plan.total()) / size_of::<Page>()) as u32;
         // One frame of the ring is in the plan already.
         let all_sums = needs.sums().pages();
@@ -426,10 +438,18 @@ impl Plan {
             self.sum_pages = all_sums;
             self.count_frames();
         }
-        if let Some(pinning) = Pinning::with_read_ahead(needs.tape_pages, spare(self) + 1, read_ahead) {
+        let (frames, apart) = (spare(self) + 1, (request.memory_apart / size_of::<Page>()) as u32);
+        if let Some(pinning) = Pinning::with_read_ahead(needs.tape_pages, frames, request.read_ahead) {
             self.pinning = pinning;
-            self.count_frames();
         }
+        // Memory of the fast kind is preferred unless the slow kind holds more.
+        if self.pinning.pinned < apart.min(needs.tape_pages)
+            && let Some(pinning) = Pinning::apart(needs.tape_pages, apart, frames, request.read_ahead)
+        {
+            self.pinning = pinning;
+            self.pinned_apart = true;
+        }
+        self.count_frames();
         if self.pinning.ring == 0 {
             let frame = size_of::<Page>() + 8;
             let more = ((budget - self.total()) / frame) as u32;
@@ -457,8 +477,14 @@ impl Plan {
         .zip(self.bytes)
     }
 
-    /// Bytes of all parts.
+    /// Bytes of all parts but those that are in the memory apart.
     pub fn total(&self) -> usize {
-        self.bytes.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes))
+        let all = self.bytes.iter().fold(0usize, |sum, bytes| sum.saturating_add(*bytes));
+        all.saturating_sub(self.total_apart())
+    }
+
+    /// Bytes of the parts in the memory apart.
+    pub fn total_apart(&self) -> usize {
+        if self.pinned_apart { self.bytes.last().copied().unwrap_or(0) } else { 0 }
     }
 }

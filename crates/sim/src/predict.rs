@@ -104,7 +104,7 @@ pub fn predict<'m>(
     let (clock, needs) = (Clock::default(), Needs::new(&manifest, &table));
     let plan = match request {
         Some(request) => Plan::new(&needs, ram, &Request { read_ahead: setup.pages_ahead(), ..*request })?,
-        None => Plan::for_board(&needs, ram, setup.pages_ahead())?,
+        None => Plan::for_board(&needs, ram, setup.pages_ahead(), 0)?,
     };
     let (kernel, counter) =
         Virtual::new(setup.board.processor(), clock.clone(), manifest.shape.n_layers, None);

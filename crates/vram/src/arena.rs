@@ -13,14 +13,22 @@ pub struct OutOfMemory {
 
 /// What is left of the one buffer that everything lives in. Parts are cut from its front and never given
 /// back; each begins at a multiple of 8 bytes.
+///
+/// A board may have more memory of another kind, large and slow: pinned pages can be put there, and nothing else.
 pub struct Arena<'m> {
     rest: &'m mut [u64],
+    apart: &'m mut [u64],
 }
 
 impl<'m> Arena<'m> {
     /// An arena over all of `memory`.
     pub fn new(memory: &'m mut [u64]) -> Self {
-        Self { rest: memory }
+        Self { rest: memory, apart: &mut [] }
+    }
+
+    /// The same, with memory apart from it for [`Self::take_apart`].
+    pub fn with_memory_apart(memory: &'m mut [u64], apart: &'m mut [u64]) -> Self {
+        Self { rest: memory, apart }
     }
 
     /// Cuts a zeroed slice of `len` values.
@@ -28,16 +36,15 @@ impl<'m> Arena<'m> {
     /// # Errors
     /// If it does not fit; nothing is cut then.
     pub fn take<T: Pod>(&mut self, len: usize) -> Result<&'m mut [T], OutOfMemory> {
-        let needed = Self::bytes::<T>(len);
-        let error = OutOfMemory { needed, left: self.left() };
-        if needed > self.left() {
-            return Err(error);
-        }
-        let (part, rest) = core::mem::take(&mut self.rest).split_at_mut(needed / 8);
-        self.rest = rest;
-        part.fill(0);
-        let part: &mut [T] = bytemuck::try_cast_slice_mut(part).map_err(|_| error)?;
-        part.get_mut(..len).ok_or(error)
+        cut(&mut self.rest, len)
+    }
+
+    /// Cuts one from the memory apart.
+    ///
+    /// # Errors
+    /// If it does not fit; nothing is cut then.
+    pub fn take_apart<T: Pod>(&mut self, len: usize) -> Result<&'m mut [T], OutOfMemory> {
+        cut(&mut self.apart, len)
     }
 
     /// Bytes that a slice of `len` values takes from an arena; more than any memory has if it is too long to say.
@@ -54,6 +61,20 @@ impl<'m> Arena<'m> {
     pub fn left(&self) -> usize {
         self.rest.len() * 8
     }
+}
+
+fn cut<'m, T: Pod>(memory: &mut &'m mut [u64], len: usize) -> Result<&'m mut [T], OutOfMemory> {
+    let needed = Arena::bytes::<T>(len);
+    let left = memory.len() * 8;
+    let error = OutOfMemory { needed, left };
+    if needed > left {
+        return Err(error);
+    }
+    let (part, rest) = core::mem::take(memory).split_at_mut(needed / 8);
+    *memory = rest;
+    part.fill(0);
+    let part: &mut [T] = bytemuck::try_cast_slice_mut(part).map_err(|_| error)?;
+    part.get_mut(..len).ok_or(error)
 }
 
 #[cfg(test)]

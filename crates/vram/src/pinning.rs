@@ -54,6 +54,15 @@ impl Pinning {
         Some(pinning)
     }
 
+    /// A division for pinned pages in memory of their own, `frames` of them, and a ring of up to `most` frames elsewhere: there,
+    /// a longer ring costs no pinned page. `None` when there is no frame for a ring that is needed.
+    pub fn apart(tape: u32, frames: u32, most: u32, read_ahead: u32) -> Option<Self> {
+        let pinned = frames.min(tape);
+        let longest = if read_ahead > 0 { (read_ahead / RUNS_AHEAD).max(1) } else { u32::MAX };
+        let ring = most.min(tape - pinned).min(longest);
+        (ring > 0 || pinned == tape).then_some(Self { tape, pinned, ring })
+    }
+
     /// Pages that each pass streams.
     pub fn streamed(&self) -> u32 {
         self.tape - self.pinned

@@ -6,6 +6,7 @@
 
 pub mod card;
 pub mod emulator;
+pub mod esp32;
 pub mod firmware;
 pub mod profile;
 

@@ -8,13 +8,35 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
 use xtask::emulator::{Emulator, Options, instructions};
 use xtask::firmware::Processor;
-use xtask::{card, emulator, firmware};
+use xtask::{card, emulator, esp32, firmware};
 
 /// Chores of the project.
 #[derive(Parser)]
 enum Xtask {
     /// Build the firmware for QEMU's Cortex-M3 board and talk to it
     Emulate(Emulate),
+    /// Build the firmware of an ESP32 board
+    Firmware(Firmware),
+}
+
+/// Builds the firmware and prints where it is: `espflash flash --monitor FILE` brings it to the board.
+#[derive(Args)]
+struct Firmware {
+    /// The chip: esp32s3, esp32c3 or esp32c6
+    #[arg(long)]
+    chip: String,
+    /// The board, one of docs/boards.md [default: the chip's first]
+    #[arg(long)]
+    board: Option<String>,
+    /// Read the card over the SD bus, four bits wide (ESP32-S3)
+    #[arg(long)]
+    sdhost: bool,
+    /// Also write the image of the app, for address 0x10000 of the flash, with `esptool`
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Where to build [default: firmware/esp32/target]
+    #[arg(long, value_name = "DIR")]
+    target_dir: Option<PathBuf>,
 }
 
 /// Builds a card image and the firmware, and connects this terminal with the board's serial port. Ctrl-A X ends it.
@@ -40,6 +62,7 @@ struct Emulate {
 fn main() -> Result<()> {
     match Xtask::parse() {
         Xtask::Emulate(emulate) => emulate.run(),
+        Xtask::Firmware(firmware) => firmware.run(),
     }
 }
 
@@ -66,6 +89,23 @@ impl Emulate {
                 emulator::interactive(&firmware, &options)
             }
         }
+    }
+}
+
+impl Firmware {
+    fn run(self) -> Result<()> {
+        let chip = esp32::chip(&self.chip)?;
+        let board = esp32::board(chip, self.board.as_deref())?;
+        let target_dir =
+            self.target_dir.map_or_else(|| Ok(esp32::default_target_dir()), std::path::absolute)?;
+        eprintln!("building the firmware for {} ...", board.name);
+        let elf = esp32::build(&esp32::Options { board, sdhost: self.sdhost, target_dir })?;
+        println!("{}", elf.display());
+        if let Some(image) = self.image {
+            esp32::image(Path::new("esptool"), chip, &elf, &image)?;
+            println!("{}", image.display());
+        }
+        Ok(())
     }
 }
 

@@ -58,31 +58,52 @@ impl From<Error> for BootError {
     }
 }
 
+/// The memory of a board.
+#[derive(Debug)]
+pub struct Memory<'m> {
+    /// Where everything is.
+    pub main: &'m mut [u64],
+    /// More of a slower kind, such as PSRAM, for pinned pages alone. Mostly there is none.
+    pub apart: &'m mut [u64],
+}
+
+impl<'m> From<&'m mut [u64]> for Memory<'m> {
+    fn from(main: &'m mut [u64]) -> Self {
+        Self { main, apart: &mut [] }
+    }
+}
+
+impl<'m, const N: usize> From<&'m mut [u64; N]> for Memory<'m> {
+    fn from(main: &'m mut [u64; N]) -> Self {
+        Self { main, apart: &mut [] }
+    }
+}
+
 /// Starts a session over the card in `slot`, with everything it needs in `memory`.
 ///
 /// # Errors
 /// If there is no card, it is not one of ours, or it does not fit.
 // Not inlined, here and below: the stack of what is done before the conversation begins is free again by then.
 #[inline(never)]
-pub fn boot<'m, S: CardSlot>(slot: &'m mut S, memory: &'m mut [u64]) -> Result<Booted<'m, S>, BootError> {
+pub fn boot<'m, S: CardSlot>(slot: &'m mut S, memory: Memory<'m>) -> Result<Booted<'m, S>, BootError> {
     if !slot.acquire() {
         return Err(BootError::NoCard);
     }
-    let bytes = size_of_val(memory);
-    let mut arena = Arena::new(memory);
+    let bytes = [&*memory.main, &*memory.apart].map(size_of_val::<[u64]>);
+    let mut arena = Arena::with_memory_apart(memory.main, memory.apart);
     let mounted = mount(slot, &mut arena)?;
     start(mounted, arena, bytes)
 }
 
-/// The second half of [`boot`]; `arena` is what is left of `bytes` bytes.
+/// The second half of [`boot`]; `arena` is what is left of `bytes` bytes, and of those that are apart.
 #[inline(never)]
 fn start<'m, S: CardSlot>(
     mounted: Mounted<'m, &'m mut S>,
     mut arena: Arena<'m>,
-    bytes: usize,
+    [bytes, memory_apart]: [usize; 2],
 ) -> Result<Booted<'m, S>, BootError> {
     let Mounted { card, manifest, table } = mounted;
-    let plan = Plan::for_board(&Needs::new(&manifest, &table), bytes, card.read_ahead())?;
+    let plan = Plan::for_board(&Needs::new(&manifest, &table), bytes, card.read_ahead(), memory_apart)?;
     let engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernels::best())?;
     Ok(Session::start(engine, &manifest, &mut arena)?)
 }

@@ -14,7 +14,14 @@
 #![no_std]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+#[cfg(test)]
+extern crate std;
+
+// A processor with two cores has this, one without cannot build the queues.
+#[cfg(target_has_atomic = "ptr")]
+mod ahead;
 mod boot;
+mod clock;
 #[cfg(all(target_arch = "arm", target_os = "none"))]
 mod fill;
 pub mod float;
@@ -23,7 +30,10 @@ mod sd;
 mod slot;
 mod spaced;
 
-pub use boot::{BootError, Booted, boot};
+#[cfg(target_has_atomic = "ptr")]
+pub use ahead::{Back, Front, Shared, divide};
+pub use boot::{BootError, Booted, Memory, boot};
+pub use clock::{CLOCKS, Pace, Paced, START_CLOCK, clocks_up_to};
 pub use run::run;
-pub use sd::SdSlot;
+pub use sd::{CardBus, SdSlot};
 pub use slot::CardSlot;

@@ -3,22 +3,23 @@
 use embedded_io::{Read, ReadReady, Write};
 use pageformer_console::{Closed, Console, End, Host};
 
-use crate::{CardSlot, boot};
+use crate::{CardSlot, Memory, boot};
 
 /// While there is no session, the slot is looked at when the console has been idle this often: with a
 /// [`Host`] that sleeps for 10 ms, about every half second.
 const IDLE_PER_LOOK: u32 = 50;
 
 /// Boots, talks, and begins again when the card is changed. Returns when the port is closed, which a board's never is.
-pub fn run<S, P, H>(slot: &mut S, memory: &mut [u64], console: &mut Console<P, H>) -> Closed
+pub fn run<'m, S, P, H>(slot: &mut S, memory: impl Into<Memory<'m>>, console: &mut Console<P, H>) -> Closed
 where
     S: CardSlot,
     P: Read + ReadReady + Write,
     H: Host,
 {
+    let Memory { main, apart } = memory.into();
     let mut asked = false;
     loop {
-        let mut end = talk(slot, memory, console, asked);
+        let mut end = talk(slot, Memory { main: &mut *main, apart: &mut *apart }, console, asked);
         // Whoever types /card wants all of it to be looked at.
         asked = end == End::Reload;
         if end == End::CardGone {
@@ -38,7 +39,7 @@ where
 
 /// Boots and talks, once.
 #[inline(never)]
-fn talk<S, P, H>(slot: &mut S, memory: &mut [u64], console: &mut Console<P, H>, asked: bool) -> End
+fn talk<S, P, H>(slot: &mut S, memory: Memory<'_>, console: &mut Console<P, H>, asked: bool) -> End
 where
     S: CardSlot,
     P: Read + ReadReady + Write,

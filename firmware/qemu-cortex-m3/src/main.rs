@@ -37,7 +37,7 @@ fn main() -> ! {
     let Some(mut core) = cortex_m::Peripherals::take() else { halt() };
     let board = Board::new(&mut core.SYST);
     let mut console = Console::new(Uart::new(), board, Settings::default());
-    let mut slot = SdSlot::new(CardSpi::new(), Delay);
+    let mut slot = SdSlot::new(CardSpi::new(), Delay, &[]);
     run(&mut slot, MEMORY, &mut console);
     halt()
 }

@@ -3,6 +3,7 @@
 use core::convert::Infallible;
 
 use embedded_hal::spi::{ErrorType, Operation, SpiDevice};
+use pageformer_firmware::CardBus;
 
 use crate::registers::*;
 
@@ -123,6 +124,9 @@ fn wait() {
 impl ErrorType for CardSpi {
     type Error = Infallible;
 }
+
+/// The emulated clock has no speed, and each transaction selects the card.
+impl CardBus for CardSpi {}
 
 impl SpiDevice for CardSpi {
     fn transaction(&mut self, operations: &mut [Operation<'_, u8>]) -> Result<(), Infallible> {

@@ -7,6 +7,7 @@
 mod support;
 
 mod ahead;
+mod apart;
 mod damage;
 mod export;
 mod faults;
