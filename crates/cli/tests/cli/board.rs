@@ -114,7 +114,7 @@ fn firmware(image: &Path, mut port: Port) -> Port {
     let mut memory = vec![0u64; (52 << 10) / 8];
     let _ = port.file.write_all(BOOT_NOISE);
     let mut console = Console::new(port, Sleepy, Settings::default());
-    run(&mut Slot(FileDevice::open(image).unwrap()), &mut memory, &mut console);
+    run(&mut Slot(FileDevice::open(image).unwrap()), &mut memory[..], &mut console);
     let port = console.terminal().port_mut();
     Port { file: port.file.try_clone().unwrap(), controls: port.controls.clone(), typed: VecDeque::new() }
 }
