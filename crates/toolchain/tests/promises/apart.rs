@@ -45,9 +45,10 @@ fn the_same_text_with_pinned_pages_apart() {
 fn memory_apart_is_used_only_if_it_holds_more() {
     let (model, tokenizer) = random(two_kinds()[0], 1);
     let needs: Needs = needs(memory_card(&model, &tokenizer));
-    let ram = least_ram(&needs, &Request::default()) + 60 * 512;
-    let plan =
-        |memory_apart| Plan::new(&needs, ram, &Request { memory_apart, ..Request::default() }).unwrap();
+    // A batch that is given: room that pinned pages leave would go to a wider one.
+    let request = Request { batch: Some(2), ..Request::default() };
+    let ram = least_ram(&needs, &request) + 60 * 512;
+    let plan = |memory_apart| Plan::new(&needs, ram, &Request { memory_apart, ..request }).unwrap();
     let without = plan(0);
     assert!(!without.pinned_apart && without.pinning.pinned > 0);
     assert_eq!(plan(without.pinning.pinned as usize * 512), without);
