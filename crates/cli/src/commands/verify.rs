@@ -165,7 +165,7 @@ impl Check {
         if found == 0 {
             return;
         }
-        if found % PAGE_BYTES as u64 != 0 {
+        if !found.is_multiple_of(PAGE_BYTES as u64) {
             self.problem(CardFile::Drafts, format!("{found} bytes are not whole pages"));
         }
         let Some(all) = self.read_all(card, CardFile::Drafts, pages) else { return };
