@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use pageformer_engine::{PlanError, Request};
+use pageformer_engine::{PlanError, Request, Speculation};
 use pageformer_sim::boards::{BOARDS, BUSES, Board, Bus};
 use pageformer_sim::{Phase, Prediction, Setup, TYPICAL, predict};
 use pageformer_vram::Arena;
@@ -94,13 +94,15 @@ impl Plan {
         let request = (self.context.is_some() || self.batch.is_some()).then(|| Request {
             context: self.context,
             batch: self.batch,
+            speculation: Speculation::Auto,
             ..Request::default()
         });
         let asked = Asked { card: &self.card, request };
         let prediction = asked.predict(ram, &setup)?;
         // What is compared should differ in RAM alone.
+        let context = Some(prediction.plan.context);
         let fixed =
-            Request { context: Some(prediction.plan.context), batch: self.batch, ..Request::default() };
+            Request { context, batch: self.batch, speculation: Speculation::Auto, ..Request::default() };
         let asked = Asked { card: &self.card, request: Some(fixed) };
         let curve = chart::curve(&asked, &prediction, &setup)?;
         if let Some(file) = &self.svg {

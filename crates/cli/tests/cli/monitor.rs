@@ -35,6 +35,14 @@ fn answers(place: &Place, transcript: &str, questions: &[&str]) -> Vec<String> {
     answers
 }
 
+/// Waits until the board has booted and heard the Ctrl-C that asks for a prompt: it stops the check of the pages if that is still going on.
+fn at_prompt(running: &mut Running) {
+    let boot = running.until("/help shows the commands.\n\n> ");
+    if !boot.contains(" stopped\n") {
+        running.until("^C\n\n> ");
+    }
+}
+
 /// The turns of a transcript: what was typed, and what the board said to it but for the statistics.
 fn turns(transcript: &str) -> Vec<(&str, &str)> {
     let turns = transcript.split("\n\n> ").skip(1).filter_map(|turn| turn.split_once('\n'));
@@ -155,7 +163,7 @@ fn a_script_goes_on_when_the_port_is_back_and_does_not_hide_what_was_lost() {
     let place = place();
     let board = plug_in(&place);
     let (mut running, mut lines) = script(&place, &["--log", "board.log"]);
-    running.until("/help shows the commands.\n\n> ^C\n\n> ");
+    at_prompt(&mut running);
     // A few bytes into the answer, the cable is pulled.
     board.stand_still_after("tell me a joke\r\n".len() + 4);
     lines.write_all(b"tell me a joke\nhello\n").unwrap();
@@ -185,7 +193,7 @@ fn a_board_that_is_reset_in_mid_answer_is_talked_to_again() {
     let place = place();
     let mut board = plug_in(&place);
     let (mut running, mut lines) = script(&place, &[]);
-    running.until("/help shows the commands.\n\n> ^C\n\n> ");
+    at_prompt(&mut running);
     board.stand_still_after("tell me a joke\r\n".len() + 4);
     lines.write_all(b"tell me a joke\nhello\n").unwrap();
     board.wait_until_it_stands();
