@@ -1,8 +1,8 @@
 //! How fast a card's bus is clocked: as fast as it works.
 //!
 //! Wires, sockets and cards differ, and what a card promises says little about the wires. So the clock begins at the
-//! highest that the board allows, and goes down a step whenever reading at it fails too often. What a
-//! read returns is checked by its CRC, and each page by its own: a clock that is too fast costs time, never a wrong byte.
+//! highest that the board allows, and goes down a step whenever reading at it fails too often. What is
+//! read is checked by the card's CRC or, pages, by their own: a clock that is too fast costs time, never a wrong byte.
 
 use pageformer_fat32::DeviceError;
 
