@@ -84,6 +84,7 @@ fn learn(table: &DraftTable, documents: &[&Document]) -> (Vec<Page>, usize, usiz
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "what is said is a list of ranges, here of one")]
 mod tests {
     use super::*;
 

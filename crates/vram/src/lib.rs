@@ -17,6 +17,7 @@
 
 mod arena;
 mod card;
+mod loader;
 mod meta;
 mod meta_file;
 mod pinning;
@@ -24,7 +25,8 @@ mod vram;
 
 pub use arena::{Arena, OutOfMemory};
 pub use card::{Card, CardFile, IndexReader, ReadError, WriteError, read_manifest, read_tensors};
+pub use loader::{Fault, Stats};
 pub use meta::PageMeta;
 pub use meta_file::{MetaError, read_meta};
 pub use pinning::Pinning;
-pub use vram::{Fault, Frames, Stats, Vram};
+pub use vram::{Frames, Vram};
