@@ -100,7 +100,7 @@ pub struct Plan {
 impl Plan {
     /// Plans for a buffer of `budget` bytes.
     ///
-    /// Memory that is left after the parts that must be goes to a batch, as wide as makes a typical turn read least ([`Self::turn`]), to
+    /// Memory that is left after the parts that must be goes to a batch, as wide as makes a typical turn read least, to
     /// checksums that stay (each page saves a read per pass, like any other, and a command), and to page frames; what is left
     /// when all pages are pinned goes to the tokenizer's.
     ///

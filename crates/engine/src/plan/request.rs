@@ -64,7 +64,7 @@ pub struct Request {
     pub page_metadata: bool,
     /// Pages that the card reads ahead, into memory of its own: [`Card::read_ahead`](pageformer_vram::Card::read_ahead).
     pub read_ahead: u32,
-    /// Bytes of more, slower memory that is apart from the budget ([`Arena::with_memory_apart`]): pinned pages go there if that
+    /// Bytes of more, slower memory that is apart from the budget ([`Arena::with_memory_apart`](pageformer_vram::Arena::with_memory_apart)): pinned pages go there if that
     /// pins more of them.
     pub memory_apart: usize,
 }
