@@ -48,7 +48,7 @@ if [ ${#packages[@]} -gt 0 ]; then
 fi
 
 echo "== crates of the device for ${targets[*]}"
-check=(check --locked --quiet "${targets[@]/#/--target=}" "${device_crates[@]/#/-ppageformer-}")
+check=(build --release --locked --quiet "${targets[@]/#/--target=}" "${device_crates[@]/#/-ppageformer-}")
 if [ "$installed" = yes ]; then
     cargo "${check[@]}"
 else

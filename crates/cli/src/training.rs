@@ -25,6 +25,24 @@ pub fn checkpoint(output: &Path) -> PathBuf {
     path.into()
 }
 
+/// Makes sure that a run can be kept before it begins: hours of training would be lost otherwise.
+pub fn ready(output: &Path) -> Result<()> {
+    let state = checkpoint(output);
+    if output.exists() && !output.is_dir() {
+        bail!("{} is there already and no folder; give another -o", output.display());
+    }
+    if let Some(parent) = state.parent() {
+        fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+    }
+    let new = !state.exists();
+    let cannot = || format!("{}: cannot be written; give another -o", state.display());
+    fs::OpenOptions::new().append(true).create(true).open(&state).with_context(cannot)?;
+    if new {
+        fs::remove_file(&state).with_context(cannot)?;
+    }
+    Ok(())
+}
+
 /// Writes a trained model with its recipe and loss curve; returns a line about it.
 pub fn save(
     model: &Model,

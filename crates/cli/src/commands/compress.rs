@@ -14,7 +14,7 @@ use pageformer_train::{Compute, Example, Layout, Recipe, Trainer};
 use serde_json::json;
 
 use crate::measure::{Row, in_f32, in_int8};
-use crate::training::{Sets, checkpoint, run, save};
+use crate::training::{Sets, checkpoint, ready, run, save};
 use crate::ui::{Table, parse_block};
 
 /// Prunes a model to a density, trains it on while it is pruned (with the engine's int8 arithmetic simulated, so
@@ -229,9 +229,7 @@ impl Compress {
             trainer = trainer.with_teacher(&job.model, distill.into())?;
         }
         let state = checkpoint(output);
-        if let Some(parent) = state.parent() {
-            fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-        }
+        ready(output)?;
         if !run(&mut trainer, &state, self.resume && state.exists())? {
             return Ok(None);
         }

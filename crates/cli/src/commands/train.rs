@@ -10,7 +10,7 @@ use pageformer_train::data::Frame;
 use pageformer_train::recipe::{DataKind, TokenizerKind};
 use pageformer_train::{Layout, Recipe, Trainer, tokenizer::END_OF_TEXT};
 
-use crate::training::{Sets, checkpoint, run, save};
+use crate::training::{Sets, checkpoint, ready, run, save};
 
 /// Trains a model on your own text, on this PC's processor, and writes a model folder.
 #[derive(Args)]
@@ -176,6 +176,7 @@ impl Train {
         }
         self.options.apply(&mut recipe);
         recipe.check("options")?;
+        ready(&self.output)?;
         let sets = Sets::read(&recipe)?;
         let tokenizer = recipe.tokenizer(&sets.texts())?;
         let frame = frame(&recipe, &tokenizer);

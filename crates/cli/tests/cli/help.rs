@@ -112,8 +112,8 @@ fn the_readmes_commands_parse() {
     assert!(commands.len() > 5, "{commands:?}");
     let place = Place::new();
     for command in commands {
-        // The files are not here; what matters is that the command line is one.
+        // The files are not here, but for the default model; what matters is that the command line is one.
         let code = place.run(command).code;
-        assert_eq!(code, Some(1), "{command}");
+        assert!(matches!(code, Some(0 | 1)), "{command}: {code:?}");
     }
 }

@@ -31,6 +31,18 @@ fn weights(place: &Place, model: &str) -> Vec<u8> {
 }
 
 #[test]
+fn what_cannot_be_kept_is_not_trained() {
+    let place = with_text();
+    place.fails_with(
+        &format!("train --data text.txt -o text.txt {TINY} --steps 30"),
+        &["text.txt", "no folder", "-o"],
+    );
+    place.fails_with(&format!("train --data text.txt -o text.txt/model {TINY} --steps 30"), &["text.txt"]);
+    // Folders on the way are made.
+    place.ok(&format!("train --data text.txt -o some/where/model {TINY} --steps 3"));
+}
+
+#[test]
 fn a_text_becomes_a_model_that_speaks() {
     let place = with_text();
     let ran = place.run(&format!("train --data text.txt -o model {TINY} --steps 40"));
