@@ -55,7 +55,7 @@ fuzz_target!(|input: &[u8]| {
         vocab = rest.get(12..14).map_or(128, |v| u32::from(u16::from_le_bytes([v[0], v[1]]))).max(1);
     }
     tokenizer.resize(tokenizer.len().next_multiple_of(PAGE_BYTES).max(PAGE_BYTES), 0);
-    let mut card = MemoryCard { index: Vec::new(), weights: vec![0; PAGE_BYTES], sums: Vec::new(), tokenizer };
+    let mut card = MemoryCard { weights: vec![0; PAGE_BYTES], tokenizer, ..MemoryCard::default() };
     reseal(&mut card);
     if let Err(error) = run(card, vocab, &String::from_utf8_lossy(text)) {
         assert!(!error.to_string().is_empty());
