@@ -1,12 +1,16 @@
 //! From a card and some RAM to a session: what `run`, `chat` and `eval` share.
 
+use std::num::NonZeroUsize;
+use std::sync::OnceLock;
+use std::thread;
+
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use pageformer_engine::{
     Engine, Error, MAX_BATCH, Needs, Plan, PlanError, Request, Sampler, Session, Speculated, Speculation,
-    kernels,
+    kernels::{self, Team},
 };
-use pageformer_sim::{Clock, HostCard, Opened, Setup, Timed, Virtual};
+use pageformer_sim::{Clock, HostCard, Opened, Setup, Threads, Timed, Virtual};
 use pageformer_vram::Arena;
 
 use crate::card::CardArg;
@@ -58,6 +62,40 @@ pub struct Tuning {
     /// Tokens that are guessed ahead and checked in one pass: auto, off, or a number
     #[arg(long, value_name = "GUESSES", default_value = "auto", value_parser = parse_speculation)]
     pub speculate: Speculation,
+    #[command(flatten)]
+    pub threads: ThreadsArg,
+}
+
+/// How many threads compute.
+#[derive(Args, Clone, Copy)]
+pub struct ThreadsArg {
+    /// Threads that share large matrices which are in RAM, at most one for each core of this PC
+    #[arg(long, value_name = "THREADS", default_value_t = NonZeroUsize::MIN)]
+    threads: NonZeroUsize,
+}
+
+impl ThreadsArg {
+    /// Nobody helps.
+    pub const ONE: Self = Self { threads: NonZeroUsize::MIN };
+
+    /// As many as were asked for and this PC has cores.
+    pub fn count(self) -> usize {
+        let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        self.threads.min(cores).get()
+    }
+
+    /// The threads that help; none if there is only one. They are started once, and stay as long as the program runs.
+    pub fn team(self) -> Result<Option<&'static dyn Team>> {
+        static TEAM: OnceLock<Threads> = OnceLock::new();
+        if self.count() == 1 {
+            return Ok(None);
+        }
+        if TEAM.get().is_none() {
+            let threads = Threads::new(self.count()).context("--threads: no thread can be started")?;
+            let _ = TEAM.set(threads);
+        }
+        Ok(TEAM.get().map(|team| team as &dyn Team))
+    }
 }
 
 fn parse_speculation(text: &str) -> Result<Speculation, String> {
@@ -138,8 +176,9 @@ pub fn start<'m>(
     let page_metadata = request.page_metadata && needs.affords_metadata(ram);
     let plan = Plan::new(&needs, ram, &Request { page_metadata, ..*request }).map_err(advise)?;
     let in_card = || name.clone();
-    let engine =
+    let mut engine =
         Engine::start(card, &manifest, table, &plan, &mut arena, tuning.kernel()?).with_context(in_card)?;
+    engine.share_with(tuning.threads.team()?);
     Session::start(engine, &manifest, &mut arena).with_context(in_card)
 }
 

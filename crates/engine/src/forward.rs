@@ -6,7 +6,7 @@ use pageformer_vram::{Arena, Card, CardFile, Frames, OutOfMemory, Vram};
 
 use crate::attention::{KvCache, Scratch};
 use crate::error::Error;
-use crate::kernels::{Input, Kernel};
+use crate::kernels::{Input, Kernel, Team};
 use crate::matrix::MatrixPages;
 use crate::numerics::{rotary_frequency, rotation};
 use crate::plan::{ActivationLens, Needs, Plan};
@@ -64,6 +64,7 @@ pub struct Engine<'m, C> {
     act: Activations<'m>,
     plan: Plan,
     kernel: Kernel,
+    team: Option<&'m dyn Team>,
     position: u32,
     passes: u64,
 }
@@ -116,7 +117,7 @@ impl<'m, C: Card> Engine<'m, C> {
         };
         let vram =
             Vram::start(card, needs.sums(), plan.pinning, frames).map_err(|fault| locate(&table, fault))?;
-        Ok(Self { shape, table, vram, kv, act, plan: *plan, kernel, position: 0, passes: 0 })
+        Ok(Self { shape, table, vram, kv, act, plan: *plan, kernel, team: None, position: 0, passes: 0 })
     }
 
     /// One pass over the tape: appends `tokens` (1 to `batch` of them) to the sequence and returns the logits
@@ -274,7 +275,7 @@ impl<'m, C: Card> Engine<'m, C> {
             Buffer::Wide(from) => act.wide.get_mut(from..).unwrap_or(&mut []),
         };
         let input = Input { values: act.quantized, scales: act.scales, batch };
-        let done = matrix.multiply(&mut self.vram, self.kernel, input, out, act.mask_page);
+        let done = matrix.multiply(&mut self.vram, self.kernel, self.team, input, out, act.mask_page);
         // A run that was read ahead may end in another tensor.
         done.map_err(|error| match error {
             Error::Page(fault, _) => locate(&self.table, fault),
@@ -379,6 +380,11 @@ impl<'m, C: Card> Engine<'m, C> {
     /// The kernel.
     pub fn kernel(&self) -> Kernel {
         self.kernel
+    }
+
+    /// Lets a team help with large matrices that lie in memory, or nobody any more. It changes no bit, and takes the feature `threads`.
+    pub fn share_with(&mut self, team: Option<&'m dyn Team>) {
+        self.team = team;
     }
 
     /// The pages: statistics, metadata, the card.

@@ -4,8 +4,11 @@ use pageformer_card::matrix::TileRecord;
 use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page, Tensor};
 use pageformer_vram::{Card, CardFile, Fault, Vram};
 
+#[cfg(feature = "threads")]
+mod shared;
+
 use crate::error::Error;
-use crate::kernels::{GroupProduct, Input, Kernel};
+use crate::kernels::{GroupProduct, Input, Kernel, Team};
 
 /// A matrix on the tape.
 pub(crate) struct MatrixPages {
@@ -26,11 +29,12 @@ impl MatrixPages {
     }
 
     /// `y = W·x`: reads the matrix once, whatever the batch. `y` is `(batch, padded_outputs)`; `mask_page` is
-    /// memory for the mask page of the group that streams by.
+    /// memory for the mask page of the group that streams by; `team` may help.
     pub fn multiply<C: Card>(
         &self,
         vram: &mut Vram<'_, C>,
         kernel: Kernel,
+        #[cfg_attr(not(feature = "threads"), allow(unused_variables))] team: Option<&dyn Team>,
         x: Input<'_>,
         y: &mut [f32],
         mask_page: &mut Page,
@@ -48,6 +52,16 @@ impl MatrixPages {
             while let Some((masks, rest)) = run.split_first()
                 && group < self.dims.groups()
             {
+                #[cfg(feature = "threads")]
+                if let Some(team) = team {
+                    let stretch = shared::Stretch { kernel, dims: &self.dims, group, run, x };
+                    let (groups, pages) = stretch.multiply(team, y);
+                    if groups > 0 {
+                        run = run.get(pages..).unwrap_or(&[]);
+                        (group, page) = (group + groups, page + pages as u32);
+                        continue;
+                    }
+                }
                 let cells = compute.kept_cells(&self.dims, group, masks).ok_or(torn(page))?;
                 let pages = cells.div_ceil(CELLS_PER_PAGE);
                 let after = page + 1 + pages as u32;

@@ -4,6 +4,7 @@
 //! - [`MemoryCard`] holds one in memory.
 //! - [`Traced`] and [`Faulty`] wrap a card and are one: they record what is read, and spoil it.
 //! - [`read_ahead`] lets a card be read by a thread while something else is computed.
+//! - [`Threads`] help the engine with large matrices.
 //! - [`Timed`] says what reading would take on a board, and [`Virtual`] what computing would, by a virtual [`Clock`]. [`predict`] puts
 //!   them together for one of the [`boards`].
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ mod image;
 mod memory;
 mod predict;
 mod processor;
+mod threads;
 mod wrappers;
 
 pub use ahead::{Ahead, Reader, read_ahead};
@@ -27,4 +29,5 @@ pub use image::FileDevice;
 pub use memory::MemoryCard;
 pub use predict::{Phase, Prediction, Setup, TYPICAL, predict};
 pub use processor::{Processor, Virtual, Work};
+pub use threads::Threads;
 pub use wrappers::{Fault, Faulty, Read, Traced};

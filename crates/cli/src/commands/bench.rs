@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use pageformer_engine::kernels::{self, Kernel};
+use pageformer_engine::kernels::{self, Kernel, Team};
 use pageformer_engine::{Engine, Needs, Plan, Request, Sampler};
 use pageformer_sim::{HostCard, MemoryCard, Opened, open_memory};
 use pageformer_vram::Arena;
 use serde_json::json;
 
 use crate::card::CardArg;
-use crate::session::{buffer, explain};
+use crate::session::{ThreadsArg, buffer, explain};
 use crate::ui::{Table, parse_bytes};
-use parts::{Measured, Parts, parts};
+use parts::{Measured, MeasuredTeam, Parts, parts};
 use random::Dimensions;
 use yardstick::Yardstick;
 
@@ -30,9 +30,10 @@ use yardstick::Yardstick;
     pageformer bench card/ --kernel portable\n  \
     pageformer bench card/ --ram 128K --context 128 --json\n  \
     pageformer bench --random 288,768,6,6,6,32000 --density 0.5\n  \
+    pageformer bench --random 288,768,6,6,6,32000 --threads 2\n  \
     pageformer bench card/ --yardstick /tmp/yardstick\n  \
     pageformer bench --curves docs/curves\n\n\
-    One thread; greedy; the tokens themselves do not matter. Every position's step counts with the fastest of the runs,\n\
+    Greedy; the tokens themselves do not matter. Every position's step counts with the fastest of the runs,\n\
     so that other programs disturb little.")]
 pub struct Bench {
     #[command(flatten)]
@@ -61,11 +62,13 @@ pub struct Bench {
     /// Kernel: auto, portable, or one that this processor has, such as avx2
     #[arg(long, default_value = "auto")]
     kernel: String,
+    #[command(flatten)]
+    threads: ThreadsArg,
     /// Run this program in turn with the engine, and compare: benches/yardstick/forward.c says how to build it
     #[arg(long, value_name = "PROGRAM")]
     yardstick: Option<PathBuf>,
     /// Measure how cost grows with depth, width, context, RAM and density, with random models; draw it into this folder
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["path", "random", "yardstick", "json"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["path", "random", "yardstick", "json", "threads"])]
     curves: Option<PathBuf>,
     /// Print one JSON object instead
     #[arg(long)]
@@ -98,22 +101,29 @@ impl Bench {
         let tokens = self.tokens.unwrap_or(256).min(plan.context) as usize;
         let yardstick = self.yardstick.as_ref().map(|program| Yardstick::new(program, &shape)).transpose()?;
 
-        let (mut decode, mut prefill, mut other) =
-            (Fastest::default(), Fastest::default(), Fastest::default());
+        let team = self.threads.team()?;
+        let (mut alone, mut together, mut other) = (Speed::default(), Speed::default(), Fastest::default());
         for _ in 0..self.runs {
-            decode.take(decode_once(&mut engine, tokens)?.all);
-            prefill.take(prefill_once(&mut engine, tokens)?);
+            engine.share_with(None);
+            alone.measure(&mut engine, tokens)?;
+            if team.is_some() {
+                engine.share_with(team);
+                together.measure(&mut engine, tokens)?;
+            }
             if let Some(yardstick) = &yardstick {
                 other.take(yardstick.run(tokens)?);
             }
         }
         let pages = engine.vram().stats().streamed / engine.passes().max(1);
         drop(engine);
+        let measured = team.map(MeasuredTeam);
         let mut engine = source.start(&mut memory, &request, Measured::of(kernel))?;
+        engine.share_with(measured.as_ref().map(|team| team as &dyn Team));
         let parts = (0..self.runs)
             .try_fold(Parts::MOST, |least, _| anyhow::Ok(least.least(parts(&mut engine, tokens)?)))?;
 
-        let (decode, prefill) = (decode.per_second(tokens), prefill.per_second(tokens));
+        let alone = alone.per_second(tokens);
+        let [decode, prefill] = if team.is_some() { together.per_second(tokens) } else { alone };
         let other = yardstick.map(|_| other.per_second(tokens));
         if self.json {
             let parts: serde_json::Map<_, _> =
@@ -122,6 +132,7 @@ impl Bench {
                 "kernel": kernel.name,
                 "tokens": tokens,
                 "runs": self.runs,
+                "threads": self.threads.count(),
                 "batch": plan.batch,
                 "context": plan.context,
                 "pages_streamed_per_pass": pages,
@@ -129,8 +140,12 @@ impl Bench {
                 "prefill_tokens_per_s": prefill,
                 "decode_us_per_token": parts,
             });
-            if let (Some(other), Some(object)) = (other, object.as_object_mut()) {
-                object.insert("yardstick_tokens_per_s".into(), json!(other));
+            if team.is_some() {
+                object["one_thread"] =
+                    json!({ "decode_tokens_per_s": alone[0], "prefill_tokens_per_s": alone[1] });
+            }
+            if let Some(other) = other {
+                object["yardstick_tokens_per_s"] = json!(other);
             }
             println!("{object:#}");
             return Ok(());
@@ -143,6 +158,15 @@ impl Bench {
         );
         println!("  decode     {decode:.0} tokens/s");
         println!("  prefill    {prefill:.0} tokens/s, {} positions a pass", plan.batch);
+        if team.is_some() {
+            let [by_decode, by_prefill] = [decode / alone[0], prefill / alone[1]];
+            println!(
+                "  one thread {:.0} and {:.0} tokens/s; {} are {by_decode:.2} and {by_prefill:.2} times as fast",
+                alone[0],
+                alone[1],
+                self.threads.count()
+            );
+        }
         if let Some(other) = other {
             println!("  yardstick  {other:.0} tokens/s; decode is {:.2} times as fast", decode / other);
         }
@@ -188,6 +212,27 @@ impl Source {
         };
         let plan = Plan::new(&Needs::new(&manifest, &table), ram, request)?;
         Engine::start(card, &manifest, table, &plan, &mut arena, kernel).with_context(|| self.name())
+    }
+}
+
+/// How fast an engine is.
+#[derive(Default)]
+struct Speed {
+    decode: Fastest,
+    prefill: Fastest,
+}
+
+impl Speed {
+    /// One more run of each.
+    fn measure(&mut self, engine: &mut Engine<'_, HostCard<'_>>, tokens: usize) -> Result<()> {
+        self.decode.take(decode_once(engine, tokens)?.all);
+        self.prefill.take(prefill_once(engine, tokens)?);
+        Ok(())
+    }
+
+    /// Tokens a second: decode, prefill.
+    fn per_second(&self, tokens: usize) -> [f64; 2] {
+        [self.decode.per_second(tokens), self.prefill.per_second(tokens)]
     }
 }
 

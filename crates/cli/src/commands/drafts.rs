@@ -12,7 +12,7 @@ use pageformer_toolchain::{Document, drafts};
 use pageformer_train::data::{Chat, read_chats, read_documents};
 
 use crate::card::CardArg;
-use crate::session::{HostSession, Tuning, buffer, explain, start};
+use crate::session::{HostSession, ThreadsArg, Tuning, buffer, explain, start};
 use crate::ui::{Progress, Table, bytes, parse_bytes};
 
 /// Words of a text that a measurement begins with.
@@ -139,7 +139,8 @@ impl DraftsArgs {
 /// Learns a table from `files` and puts it into the folder of `card`.
 pub fn write_drafts(card: &CardArg, files: &[PathBuf], separator: &str, pages: u32) -> Result<()> {
     let mut memory = buffer(256 << 20);
-    let tuning = Tuning { batch: None, kernel: "auto".into(), speculate: Speculation::Off };
+    let (speculate, threads) = (Speculation::Off, ThreadsArg::ONE);
+    let tuning = Tuning { batch: None, kernel: "auto".into(), speculate, threads };
     let mut session = start(card, &mut memory, &Request::default(), &tuning)?;
     let talks = talks(&session, files, separator)?;
     let mut progress = Progress::new("reading");

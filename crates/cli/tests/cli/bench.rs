@@ -21,6 +21,26 @@ fn bench_has_its_keys() {
     }
 }
 
+/// A model that is large enough for threads: they are compared with one, and say the same.
+#[test]
+fn threads_are_compared_with_one() {
+    let place = Place::with_tiny_card();
+    let got = place.json(&format!("bench --random 256,1024,1,4,4,300 {QUICK} --threads 2"));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    assert_eq!(got["threads"], cores.min(2));
+    assert!(got["decode_tokens_per_s"].as_f64().unwrap() > 0.0);
+    if cores > 1 {
+        for key in ["decode_tokens_per_s", "prefill_tokens_per_s"] {
+            assert!(got["one_thread"][key].as_f64().unwrap() > 0.0, "{got:#}");
+        }
+    }
+    let digest = |threads| {
+        place.json(&format!("run card --prompt ab --ram 1M --threads {threads}"))["logits_digest"].clone()
+    };
+    assert_eq!(digest(1), digest(2));
+    assert_eq!(digest(1), digest(64), "more than any PC has");
+}
+
 #[test]
 fn impossible_wishes_are_named() {
     let place = Place::new();
@@ -29,6 +49,7 @@ fn impossible_wishes_are_named() {
     assert!(place.usage("bench --random 24,40,2,5,1,300").contains("5 heads"));
     assert!(place.fails("bench --random 24,40,2,3,1,300 --density 0").contains("density of 0"));
     assert!(place.fails("bench --runs 0").contains("--runs"));
+    assert!(place.usage("bench --threads 0").contains("--threads"));
 }
 
 #[cfg(unix)]

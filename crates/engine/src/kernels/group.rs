@@ -85,6 +85,13 @@ impl<'a> GroupProduct<'a> {
         }
     }
 
+    /// The same for one position whose `y` begins with output `first`, of this group or one before it.
+    #[cfg(feature = "threads")]
+    #[inline]
+    pub(crate) fn with_outputs_from(self, first: usize) -> Self {
+        Self { row: self.row.saturating_sub(first), ..self }
+    }
+
     /// Positions.
     pub fn batch(&self) -> usize {
         self.batch

@@ -15,6 +15,7 @@ mod group;
 mod neon;
 pub mod portable;
 mod scalar;
+mod team;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -22,6 +23,11 @@ use pageformer_card::{MatrixDims, Page};
 
 pub use crate::attention::{Head, Scratch};
 pub use group::{GroupProduct, Input};
+#[cfg(feature = "threads")]
+pub use team::Desk;
+#[cfg(feature = "threads")]
+pub(crate) use team::share;
+pub use team::{Team, Work};
 
 /// What a kernel must do. `None` stands for a number that is not finite, unless a method says otherwise.
 pub trait Compute: Sync {

@@ -20,4 +20,5 @@ mod right;
 mod same;
 mod small;
 mod speculation;
+mod threads;
 mod tokenizer;

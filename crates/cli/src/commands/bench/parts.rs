@@ -1,4 +1,4 @@
-//! Where the time of a step goes: a kernel with a stop-watch.
+//! Where the time of a step goes: a kernel with a stop-watch, and a team with one.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use pageformer_card::{MatrixDims, Page};
 use pageformer_engine::Engine;
-use pageformer_engine::kernels::{self, Compute, GroupProduct, Head, Kernel, Scratch};
+use pageformer_engine::kernels::{self, Compute, GroupProduct, Head, Kernel, Scratch, Team, Work};
 use pageformer_sim::HostCard;
 
 use super::decode_once;
@@ -102,6 +102,8 @@ const OTHERS: usize = 2;
 thread_local! {
     /// Time spent in matrices, attention and everything else, and calls.
     static SPENT: [Cell<(Duration, u64)>; 3] = const { [const { Cell::new((Duration::ZERO, 0)) }; 3] };
+    /// Whether a stop-watch is running.
+    static RUNNING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The kernel that is measured.
@@ -118,11 +120,33 @@ impl Measured {
     }
 }
 
+/// A team that does what another does, with a stop-watch: what all do together counts with the time that this thread takes for it.
+pub struct MeasuredTeam(pub &'static dyn Team);
+
+impl Team for MeasuredTeam {
+    fn threads(&self) -> usize {
+        self.0.threads()
+    }
+
+    fn run(&self, work: &Work<'_>) -> bool {
+        timed(MATRICES, |_| self.0.run(work))
+    }
+
+    fn pause(&self, round: u32) {
+        self.0.pause(round);
+    }
+}
+
 fn timed<R>(kind: usize, work: impl FnOnce(&dyn Compute) -> R) -> R {
     let compute = INNER.get().copied().unwrap_or(kernels::PORTABLE).compute();
+    if RUNNING.get() {
+        return work(compute);
+    }
+    RUNNING.set(true);
     let started = Instant::now();
     let result = work(compute);
     let time = started.elapsed();
+    RUNNING.set(false);
     SPENT.with(|spent| {
         let (before, calls) = spent[kind].get();
         spent[kind].set((before + time, calls + 1));
