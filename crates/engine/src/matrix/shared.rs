@@ -29,10 +29,18 @@ pub(super) struct Stretch<'a> {
 impl<'a> Stretch<'a> {
     /// Multiplies groups that lie whole in the run, from its beginning on, and says how many they and their pages are: none if it is
     /// not worth it. What is left is the caller's: the next group ends elsewhere, or something is wrong with it.
+    #[inline]
     pub fn multiply(self, team: &dyn Team, y: &mut [f32]) -> (u32, usize) {
+        if self.run.len() * self.x.batch < LEAST {
+            return (0, 0);
+        }
+        self.share_out(team, y)
+    }
+
+    fn share_out(self, team: &dyn Team, y: &mut [f32]) -> (u32, usize) {
         // What another group has begun would be added to.
         let begins_a_row = (self.group * TILES_PER_GROUP as u32).is_multiple_of(self.dims.segments());
-        if !begins_a_row || self.run.len() * self.x.batch < LEAST {
+        if !begins_a_row {
             return (0, 0);
         }
         match self.x.batch {
