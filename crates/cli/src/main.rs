@@ -8,6 +8,7 @@ mod measure;
 mod place;
 mod port;
 mod session;
+mod talks;
 mod training;
 mod ui;
 

@@ -10,7 +10,7 @@ use pageformer_engine::{
     Engine, Error, MAX_BATCH, Needs, Plan, PlanError, Request, Sampler, Session, Speculated, Speculation,
     kernels::{self, Team},
 };
-use pageformer_sim::{Clock, HostCard, Opened, Setup, Threads, Timed, Virtual};
+use pageformer_sim::{Clock, HostCard, Opened, PassWork, Setup, Threads, Timed, Virtual, work_of_pass};
 use pageformer_vram::Arena;
 
 use crate::card::CardArg;
@@ -98,7 +98,7 @@ impl ThreadsArg {
     }
 }
 
-fn parse_speculation(text: &str) -> Result<Speculation, String> {
+pub fn parse_speculation(text: &str) -> Result<Speculation, String> {
     match text {
         "auto" => Ok(Speculation::Auto),
         "off" => Ok(Speculation::Off),
@@ -198,13 +198,15 @@ pub fn start_on_board<'m>(
     let ram = memory.len() * 8;
     let mut arena = Arena::new(memory);
     let name = card.name();
+    let (work, tape) = work(card)?;
+    let asked = setup.request(asked, setup.pace(&work, tape));
     let Opened { card, manifest, table } = card.open(&mut arena)?;
     let needs = Needs::new(&manifest, &table);
     let plan = match asked {
-        Request { context: None, batch: None, .. } => Plan::for_board(&needs, ram, setup.pages_ahead(), 0),
+        Request { context: None, batch: None, .. } => Plan::for_board(&needs, ram, &asked),
         asked => {
             let page_metadata = asked.page_metadata && needs.affords_metadata(ram);
-            Plan::new(&needs, ram, &Request { page_metadata, read_ahead: setup.pages_ahead(), ..*asked })
+            Plan::new(&needs, ram, &Request { page_metadata, ..asked })
         }
     };
     let plan = plan.map_err(advise)?;
@@ -213,9 +215,17 @@ pub fn start_on_board<'m>(
     let (kernel, _) = Virtual::new(setup.board.processor(), clock.clone(), layers, Some(kernel));
     let card = setup.card(card, clock);
     let engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernel).with_context(in_card)?;
-    let mut session = Session::start(engine, &manifest, &mut arena).with_context(in_card)?;
-    session.speculation = asked.speculation;
-    Ok(session)
+    Session::start(engine, &manifest, &mut arena).with_context(in_card)
+}
+
+/// Work of a pass of a card's model, and the pages of its tape: what its pace on a board follows from.
+pub fn work(card: &CardArg) -> Result<(PassWork, u32)> {
+    // Not a board's memory: nothing but the work is of interest.
+    let mut memory = buffer(64 << 20);
+    let mut arena = Arena::new(&mut memory);
+    let opened = card.open(&mut arena)?;
+    let tape = opened.manifest.tape_pages;
+    Ok((work_of_pass(opened, arena).with_context(|| card.name())?, tape))
 }
 
 /// What the user can do about a plan that is not possible.

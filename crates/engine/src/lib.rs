@@ -22,6 +22,7 @@ mod forward;
 pub mod kernels;
 mod matrix;
 pub mod numerics;
+mod pace;
 mod plan;
 mod sampler;
 mod session;
@@ -31,6 +32,7 @@ mod verify;
 
 pub use error::Error;
 pub use forward::Engine;
+pub use pace::Pace;
 pub use plan::{MAX_BATCH, Needs, Part, Plan, PlanError, Request};
 pub use sampler::Sampler;
 pub use session::{Digest, Reply, Session, Stop};

@@ -9,7 +9,8 @@ use pageformer_vram::{Arena, Pinning};
 pub use request::{Needs, Part, PlanError, Request};
 
 use crate::attention;
-use crate::speculation::{Costs, Speculation};
+use crate::pace::{Costs, Pace};
+use crate::speculation::Speculation;
 
 /// Most positions of one step.
 pub const MAX_BATCH: u32 = 32;
@@ -83,6 +84,10 @@ pub struct Plan {
     pub logits_rows: u32,
     /// Whether tokens are guessed ahead.
     pub speculation: Speculation,
+    /// What reading and computing take beside each other.
+    pub pace: Pace,
+    /// Whether the card reads while something is computed.
+    pub reads_ahead: bool,
     /// Whether metadata of every page is kept.
     pub page_metadata: bool,
     /// Which pages stay in memory.
@@ -167,21 +172,14 @@ impl Plan {
 
     /// The plan of a board, where nobody says what is wanted: all positions that the model has if they fit; otherwise three quarters of
     /// those that would fit, in whole eights, since without memory for pages and for a batch every token would take longer. Metadata of
-    /// pages is kept where it takes little.
+    /// pages is kept where it takes little. The rest is what `request` says.
     ///
     /// # Errors
     /// If not even one position fits.
     // Not inlined: what it needs of the stack is free again when the engine starts.
     #[inline(never)]
-    pub fn for_board(
-        needs: &Needs,
-        bytes: usize,
-        read_ahead: u32,
-        memory_apart: usize,
-    ) -> Result<Self, PlanError> {
-        let page_metadata = needs.affords_metadata(bytes);
-        let speculation = Speculation::Auto;
-        let all = Request { page_metadata, read_ahead, memory_apart, speculation, ..Request::default() };
+    pub fn for_board(needs: &Needs, bytes: usize, request: &Request) -> Result<Self, PlanError> {
+        let all = Request { page_metadata: needs.affords_metadata(bytes), ..*request };
         match Self::new(needs, bytes, &all) {
             Err(PlanError::TooSmall { fitting_context, .. }) if fitting_context > 0 => {
                 let fewer = fitting_context - fitting_context / 4;
@@ -212,13 +210,8 @@ impl Plan {
             })
         });
         // Where everything stays in memory, all batches cost the same for a token; then the last, the widest.
-        let cost = |plan: &Self| plan.costs(needs).of_tokens(plan.batch, plan.logits_rows);
+        let cost = |plan: &Self| Costs::of(plan, needs).turn(TURN, plan.batch, plan.logits_rows);
         plans.rev().min_by_key(|plan| (wanted.abs_diff(plan.logits_rows.min(wanted)), cost(plan)))
-    }
-
-    /// What passes cost with this plan.
-    pub(crate) fn costs(&self, needs: &Needs) -> Costs {
-        Costs::of(self, needs.sums().pages())
     }
 
     /// The smallest plan: one frame of each kind.
@@ -235,6 +228,8 @@ impl Plan {
             batch,
             logits_rows,
             speculation: if cfg!(feature = "speculation") { request.speculation } else { Speculation::Off },
+            pace: request.pace,
+            reads_ahead: request.read_ahead > 0,
             page_metadata: request.page_metadata,
             pinning: Pinning { tape: needs.tape_pages, pinned: 0, ring: 1 },
             pinned_apart: false,

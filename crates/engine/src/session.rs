@@ -5,6 +5,7 @@ use pageformer_vram::{Arena, Card};
 
 use crate::error::Error;
 use crate::forward::Engine;
+use crate::pace::Costs;
 use crate::plan::Needs;
 use crate::sampler::Sampler;
 use crate::speculation::{Drafter, Speculated, Speculation};
@@ -83,7 +84,7 @@ impl<'m, C: Card> Session<'m, C> {
     ) -> Result<Self, Error> {
         let tokens = arena.take(engine.plan().context as usize)?;
         let tokenizer = Tokenizer::open(engine.vram_mut(), manifest.tokenizer_pages, manifest.shape.vocab)?;
-        let costs = engine.plan().costs(&Needs::new(manifest, engine.table()));
+        let costs = Costs::of(engine.plan(), &Needs::new(manifest, engine.table()));
         let drafter = Drafter::open(engine.vram_mut(), costs, manifest.shape.vocab);
         engine.vram_mut().reset_stats();
         Ok(Self {
@@ -323,7 +324,7 @@ impl<'m, C: Card> Session<'m, C> {
             let most = most.min(batch.saturating_sub(to - from)).min(rows.saturating_sub(1));
             let (how, vram) = (self.speculation, self.engine.vram_mut());
             let drafts = match cfg!(feature = "speculation") {
-                true => self.drafter.draft(vram, how, self.tokens, to, most),
+                true => self.drafter.draft(vram, how, self.tokens, (to - from, to), most),
                 false => 0,
             };
             let mut read = self.engine.forward(self.tokens.get(from..to + drafts).unwrap_or(&[]), drafts + 1);

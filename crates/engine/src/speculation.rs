@@ -14,7 +14,8 @@ use pageformer_card::drafts::DraftTable;
 use pageformer_vram::{Card, CardFile, Vram};
 
 use crate::error::Error;
-use crate::plan::{MAX_BATCH, Plan};
+use crate::pace::Costs;
+use crate::plan::MAX_BATCH;
 
 /// Whether tokens are guessed ahead. It changes how long a reply takes, never what it says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,43 +54,6 @@ impl Speculated {
     }
 }
 
-/// Pages that read as long as it takes to compute one position of a page: 1 ÷ 16 for a processor of 100 to 200 MHz
-/// beside a card on SPI at 20 MHz.
-const READ_PER_COMPUTE: u32 = 16;
-/// Pages' time that a read command takes: see [`pageformer_vram::Pinning`].
-const COMMAND_PAGES: u32 = 2;
-/// Trust in a guess of which nothing is known yet, in 1 ÷ 256.
-const FIRST_TRUST: u16 = 154;
-
-/// What a pass costs, in 1 ÷ 16 of a page's reading.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Costs {
-    /// Whatever the number of positions.
-    pass: u32,
-    /// For each position.
-    position: u32,
-}
-
-impl Costs {
-    pub fn of(plan: &Plan, all_sums: u32) -> Self {
-        let sums = if plan.sum_pages < all_sums { all_sums * (1 + COMMAND_PAGES) } else { 0 };
-        let pages = plan.pinning.streamed() + plan.pinning.periods() * COMMAND_PAGES + sums;
-        Self { pass: pages.saturating_mul(READ_PER_COMPUTE), position: plan.pinning.tape }
-    }
-
-    /// What a token of a prompt and a token of its reply cost together, in some unit, when `batch` positions of a prompt are read
-    /// at once and `rows` positions of a reply, with guesses of the first trust.
-    pub fn of_tokens(&self, batch: u32, rows: u32) -> u64 {
-        let of_pass = |positions: u32| u64::from(self.pass) + u64::from(self.position) * u64::from(positions);
-        let (mut right, mut tokens) = (1u64 << 16, 1u64 << 16);
-        for _ in 1..rows {
-            right = (right * u64::from(FIRST_TRUST)) >> 8;
-            tokens += right;
-        }
-        (of_pass(batch) << 16) / u64::from(batch.max(1)) + (of_pass(rows) << 32) / tokens
-    }
-}
-
 /// Where a guess comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
@@ -101,6 +65,12 @@ enum Source {
     /// What followed the last token, or the last two.
     Echo,
 }
+
+/// Trust in a guess of each source of which nothing is known yet, in 1 ÷ 256: how often they are right in chats and stories.
+const FIRST_TRUST: [u16; 3] = [154, 141, 64];
+/// Passes in which nothing is guessed until a source is trusted by 1 ÷ 256 more: where guesses hardly pay, trying one that is wrong
+/// must be rare.
+const PATIENCE: u64 = 8;
 
 /// Tokens that must be the same for a guess that goes before the table's.
 const LONG: usize = 3;
@@ -142,7 +112,7 @@ impl Drafter {
             table,
             fault,
             costs,
-            trust: [FIRST_TRUST; 3],
+            trust: FIRST_TRUST,
             sources,
             from_text: true,
             from_table: true,
@@ -158,13 +128,13 @@ impl Drafter {
         self.table.is_some()
     }
 
-    /// Puts guesses behind the first `len` of `tokens`, at most `most`, and says how many.
+    /// Puts guesses behind the first `len` of `tokens`, of which `unread` are read by the same pass, at most `most`, and says how many.
     pub fn draft<C: Card>(
         &mut self,
         vram: &mut Vram<'_, C>,
         how: Speculation,
         tokens: &mut [u16],
-        len: usize,
+        (unread, len): (usize, usize),
         most: usize,
     ) -> usize {
         let most = match how {
@@ -176,19 +146,19 @@ impl Drafter {
         let (mut right, mut expected) = (1u64 << 16, 1u64 << 16);
         let mut made = 0;
         while made < most.min(self.sources.len()) {
+            let pays = self.trust.map(|trust| {
+                let right = (right * u64::from(trust)) >> 8;
+                how != Speculation::Auto || self.costs.pays(unread + made, right, expected)
+            });
             let (known, rest) = tokens.split_at_mut((len + made).min(tokens.len()));
-            let (Some((token, source)), Some(slot)) = (self.guess(vram, known), rest.first_mut()) else {
+            let (Some((token, source)), Some(slot)) = (self.guess(vram, known, pays), rest.first_mut())
+            else {
+                if made == 0 {
+                    self.trust_again(pays);
+                }
                 break;
             };
-            let trust = &mut self.trust[source as usize];
-            right = (right * u64::from(*trust)) >> 8;
-            // One more position pays if it brings more tokens for its cost than the pass does without it.
-            let cost = u64::from(self.costs.pass) + u64::from(self.costs.position) * (made as u64 + 1);
-            if how == Speculation::Auto && right * cost <= expected * u64::from(self.costs.position) {
-                // A source that is not asked is slowly trusted again.
-                *trust += u16::from(made == 0 && *trust < FIRST_TRUST);
-                break;
-            }
+            right = (right * u64::from(self.trust[source as usize])) >> 8;
             expected += right;
             *slot = token;
             self.sources[made] = source;
@@ -197,16 +167,31 @@ impl Drafter {
         made
     }
 
-    /// What may follow `known`.
-    fn guess<C: Card>(&mut self, vram: &mut Vram<'_, C>, known: &[u16]) -> Option<(u16, Source)> {
+    /// Sources that are not asked, since their guesses would not pay, are slowly trusted again.
+    fn trust_again(&mut self, pays: [bool; 3]) {
+        if self.counts.passes.is_multiple_of(PATIENCE) {
+            for ((trust, first), pays) in self.trust.iter_mut().zip(FIRST_TRUST).zip(pays) {
+                *trust += u16::from(!pays && *trust < first);
+            }
+        }
+    }
+
+    /// What may follow `known`, of the sources whose guesses pay.
+    fn guess<C: Card>(
+        &mut self,
+        vram: &mut Vram<'_, C>,
+        known: &[u16],
+        pays: [bool; 3],
+    ) -> Option<(u16, Source)> {
+        let [copy, table, echo] = pays;
         let (same, token) = if self.from_text { what_followed(known) } else { (0, 0) };
         if same >= LONG {
-            return Some((token, Source::Copy));
+            return copy.then_some((token, Source::Copy));
         }
-        if let Some(token) = self.look_up(vram, known) {
+        if table && let Some(token) = self.look_up(vram, known) {
             return Some((token, Source::Table));
         }
-        (same > 0).then_some((token, Source::Echo))
+        (same > 0 && echo).then_some((token, Source::Echo))
     }
 
     /// What the card's table says. A page that cannot be had ends its use.
@@ -270,14 +255,5 @@ mod tests {
         assert_eq!(what_followed(&[1, 2, 9, 1, 5, 8, 1]), (1, 5), "the latest");
         assert_eq!(what_followed(&[3, 1, 2, 1, 5, 3, 1]), (2, 2), "the longest");
         assert_eq!(what_followed(&[4, 4, 4]), (2, 4), "it may overlap");
-    }
-
-    #[test]
-    fn guesses_do_not_pay_where_nothing_is_read() {
-        let resident = Costs { pass: 0, position: 100 };
-        assert!((2..=16).all(|rows| resident.of_tokens(16, 1) < resident.of_tokens(16, rows)));
-        let streamed = Costs { pass: 1600, position: 100 };
-        assert!(streamed.of_tokens(4, 4) < streamed.of_tokens(4, 1));
-        assert!(streamed.of_tokens(4, 4) < streamed.of_tokens(2, 2));
     }
 }

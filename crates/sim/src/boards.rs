@@ -108,6 +108,8 @@ pub struct Board {
     pub f32: Float,
     /// Pages that a reader of its own (the second core) holds; 0 without one.
     pub read_ahead: u32,
+    /// Whether its firmware guesses tokens ahead.
+    pub guesses: bool,
     /// Names of its buses, the usual one first.
     pub buses: &'static [&'static str],
     /// Where the figures are from.
@@ -139,6 +141,7 @@ pub const BOARDS: [Board; 6] = [
         coremark: 2.56,
         f32: Float::Unit,
         read_ahead: 64,
+        guesses: true,
         buses: &["spi-20", "spi-40", "sdmmc-1", "sdmmc-4", "flash"],
         source: "Espressif's data sheet: 512 KiB SRAM, 240 MHz, 613.86 CoreMark on one core; about 320 KiB usable (others' measurement)",
     },
@@ -151,6 +154,7 @@ pub const BOARDS: [Board; 6] = [
         coremark: 2.56,
         f32: Float::Unit,
         read_ahead: 64,
+        guesses: true,
         buses: &["spi-20", "spi-40", "sdmmc-1", "sdmmc-4", "flash"],
         source: "as esp32s3; octal PSRAM reads 58 to 84 MB/s (others' measurement), the lower of them",
     },
@@ -164,6 +168,7 @@ pub const BOARDS: [Board; 6] = [
         coremark: 2.55,
         f32: Float::Compiler,
         read_ahead: 0,
+        guesses: true,
         buses: &["spi-20", "spi-40"],
         source: "Espressif's data sheet: 400 KiB SRAM, 160 MHz; 409 CoreMark (example of espressif/coremark)",
     },
@@ -176,6 +181,7 @@ pub const BOARDS: [Board; 6] = [
         coremark: 2.76,
         f32: Float::Compiler,
         read_ahead: 0,
+        guesses: true,
         buses: &["spi-20", "spi-40"],
         source: "Espressif's data sheet: 512 KiB SRAM, 160 MHz; 441.32 CoreMark (jschwefel/esp32-feature-matrix)",
     },
@@ -189,6 +195,7 @@ pub const BOARDS: [Board; 6] = [
         coremark: 2.46,
         f32: Float::Firmware,
         read_ahead: 64,
+        guesses: true,
         buses: &["spi-20"],
         source: "data sheet: 264 KiB SRAM, 125 MHz; Cortex-M0+: 2.46 CoreMark/MHz (Arm, Atmel SAM D21)",
     },
@@ -202,6 +209,7 @@ pub const BOARDS: [Board; 6] = [
         coremark: M3_COREMARK,
         f32: Float::Firmware,
         read_ahead: 0,
+        guesses: false,
         buses: &["spi-polled"],
         source: "the firmware's buffer; instructions counted in QEMU",
     },

@@ -27,7 +27,7 @@ pub use folder::FolderCard;
 pub use host::{HostCard, OpenError, Opened, open, open_memory};
 pub use image::FileDevice;
 pub use memory::MemoryCard;
-pub use predict::{Phase, Prediction, Setup, TYPICAL, predict};
+pub use predict::{PassWork, Phase, Prediction, REPLY, Setup, TYPICAL, predict, work_of_pass};
 pub use processor::{Processor, Virtual, Work};
 pub use threads::Threads;
 pub use wrappers::{Fault, Faulty, Read, Traced};

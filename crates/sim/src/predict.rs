@@ -1,19 +1,23 @@
 //! What a model would do on a board: predicted.
 //!
-//! The engine itself runs, over the card itself, with the board's memory plan; only nothing is computed, and time is the virtual clock's. So
-//! every page, command, batch and wait is the one that the board would see, and the figures are as good as those of [`crate::boards`].
+//! The engine itself runs, over the card itself, with the board's memory plan; only time is the virtual clock's. So
+//! every page, command, batch, wait and right guess is the one that the board would see, and the figures are as good as those of [`crate::boards`].
 
 use std::time::Duration;
 
-use pageformer_card::Manifest;
-use pageformer_engine::{Engine, Error, Needs, Plan, Request};
-use pageformer_vram::{Arena, CardFile, Stats};
+use pageformer_card::{Manifest, TensorTable};
+use pageformer_engine::{
+    Engine, Error, Needs, Pace, Plan, Request, Session, Speculated, Speculation, kernels,
+};
+use pageformer_vram::{Arena, Card, CardFile, Stats};
 
 use crate::boards::{Board, Bus};
-use crate::{Clock, Opened, Timed, Virtual, Work};
+use crate::{Clock, Opened, Processor, Timed, Virtual, Work};
 
 /// Tokens of a typical prompt, and of what is decoded after it.
 pub const TYPICAL: u32 = 32;
+/// Tokens of a reply to a prompt at most.
+pub const REPLY: u32 = 2 * TYPICAL;
 
 /// A prediction.
 #[derive(Clone, Debug)]
@@ -22,15 +26,28 @@ pub struct Prediction {
     pub plan: Plan,
     /// Reading a prompt of [`TYPICAL`] tokens.
     pub prefill: Phase,
-    /// Saying as many behind it.
+    /// Replying with a pass for each token: to the prompts, or [`TYPICAL`] tokens behind that prompt.
     pub decode: Phase,
+    /// The same replies with tokens guessed ahead, if the plan has memory for that.
+    pub guessed: Option<Phase>,
+}
+
+impl Prediction {
+    /// Replying as the board does.
+    pub fn reply(&self) -> &Phase {
+        self.guessed.as_ref().unwrap_or(&self.decode)
+    }
 }
 
 /// Some tokens, and what they take.
 #[derive(Clone, Copy, Debug)]
 pub struct Phase {
     /// Tokens.
-    pub tokens: u32,
+    pub tokens: u64,
+    /// Passes over the tape.
+    pub passes: u64,
+    /// Tokens that were guessed and read.
+    pub drafted: u64,
     /// All the time.
     pub time: Duration,
     /// Time that the card reads.
@@ -46,13 +63,18 @@ pub struct Phase {
 impl Phase {
     /// Tokens a second.
     pub fn tokens_per_s(&self) -> f64 {
-        f64::from(self.tokens) / self.time.as_secs_f64().max(1e-12)
+        self.tokens as f64 / self.time.as_secs_f64().max(1e-12)
     }
 
-    /// Pages read for each token, checksums and rows included.
+    /// Tokens of a pass.
+    pub fn tokens_per_pass(&self) -> f64 {
+        self.tokens as f64 / self.passes.max(1) as f64
+    }
+
+    /// Pages read for each token, with all that is looked up.
     pub fn pages_per_token(&self) -> f64 {
-        let Stats { streamed, embedding, tokenizer, sums, .. } = self.stats;
-        (streamed + embedding + tokenizer + sums) as f64 / f64::from(self.tokens)
+        let Stats { streamed, embedding, tokenizer, drafts, sums, .. } = self.stats;
+        (streamed + embedding + tokenizer + drafts + sums) as f64 / self.tokens as f64
     }
 
     /// Whether the card is what takes the time.
@@ -80,6 +102,29 @@ impl Setup<'_> {
         if self.read_ahead { self.board.read_ahead } else { 0 }
     }
 
+    /// What reading and computing take here, in nanoseconds, for a model with a tape of so many pages and such `work`.
+    pub fn pace(&self, work: &PassWork, tape: u32) -> Pace {
+        let (processor, timing) = (self.board.processor(), self.bus.timing(self.piece));
+        let share = |work: &Work| processor.time(work) / tape.max(1);
+        let ns = |time: Duration| u32::try_from(time.as_nanos()).unwrap_or(u32::MAX);
+        Pace {
+            command: ns(timing.command),
+            page: ns(timing.page),
+            check: ns(processor.page_time()),
+            fetch: ns(share(&work.once)),
+            compute: ns(share(&work.position)),
+        }
+    }
+
+    /// What is asked of the memory plan here: guesses only if the board's firmware makes them, as many as pay with this pace.
+    pub fn request(&self, asked: &Request, pace: Pace) -> Request {
+        let speculation = match asked.speculation {
+            Speculation::Auto if !self.board.guesses => Speculation::Off,
+            asked => asked,
+        };
+        Request { pace, speculation, read_ahead: self.pages_ahead(), ..*asked }
+    }
+
     /// A card by this board's clock.
     pub fn card<C>(&self, card: C, clock: &Clock) -> Timed<C> {
         Timed::new(card, self.bus.timing(self.piece), clock.clone())
@@ -88,8 +133,92 @@ impl Setup<'_> {
     }
 }
 
-/// Predicts. `opened` and `arena` are a card that was opened in `ram` bytes, and what is left of them. Without a `request`, the plan is the
-/// one that a board makes by itself.
+/// Work of a pass over the tape.
+#[derive(Clone, Copy, Debug)]
+pub struct PassWork {
+    /// Whatever the number of positions.
+    pub once: Work,
+    /// For each position.
+    pub position: Work,
+}
+
+/// Work of a pass, for [`Setup::pace`]: of a card that was opened in some memory, and what is left of that, which is not the board's.
+///
+/// # Errors
+/// If a page is bad.
+pub fn work_of_pass<'m>(opened: Opened<'m>, mut arena: Arena<'m>) -> Result<PassWork, Error> {
+    let Opened { card, manifest, table } = opened;
+    let needs = Needs::new(&manifest, &table);
+    let context = (4 * TYPICAL).min(manifest.shape.max_seq);
+    let request = Request { context: Some(context), ..Request::default() };
+    // Two positions at once at least, or it cannot be told what they share.
+    let request = Request { batch: Some(16.min(context)), ..request };
+    let plan = Plan::new(&needs, arena.left() + TensorTable::entries(&manifest.shape) * 4, &request)?;
+    let idle = Processor { hz: 1e9, mac: 0.0, float: 0.0, page: 0.0, byte: 0.0 };
+    let (kernel, counter) = Virtual::new(idle, Clock::default(), manifest.shape.n_layers, None);
+    let mut engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernel)?;
+    let tokens: Vec<u16> = (0..context).map(|at| token(&manifest, at)).collect();
+    let mut work = |tokens: &[u16]| {
+        let before = counter.work();
+        engine.step(tokens).map(|_| counter.work().since(&before))
+    };
+    // In the middle of the context, as far as there is one.
+    let (before, rest) = tokens.split_at((context as usize / 2).min(context.saturating_sub(3) as usize));
+    for batch in before.chunks(plan.batch as usize) {
+        work(batch)?;
+    }
+    let (Some(one), Some(two)) = (rest.get(..1), rest.get(1..3)) else {
+        return Ok(PassWork { once: Work::default(), position: work(rest)? });
+    };
+    let (one, two) = (work(one)?, work(two)?);
+    let position = two.since(&one);
+    Ok(PassWork { once: one.since(&position), position })
+}
+
+/// What everything that is counted shows at one moment.
+#[derive(Clone, Copy)]
+struct Moment {
+    time: Duration,
+    reading: Duration,
+    computing: Duration,
+    stats: Stats,
+    work: Work,
+    speculated: Speculated,
+}
+
+impl Moment {
+    fn of<C: Card>(session: &Session<'_, Timed<C>>, clock: &Clock, counter: &Virtual) -> Self {
+        let vram = session.engine().vram();
+        Self {
+            time: clock.now(),
+            reading: vram.card().busy(),
+            computing: vram.card().checking() + counter.busy(),
+            stats: *vram.stats(),
+            work: counter.work(),
+            speculated: *session.speculated(),
+        }
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            time: self.time.saturating_sub(before.time),
+            reading: self.reading.saturating_sub(before.reading),
+            computing: self.computing.saturating_sub(before.computing),
+            stats: self.stats.since(&before.stats),
+            work: self.work.since(&before.work),
+            speculated: self.speculated.since(&before.speculated),
+        }
+    }
+
+    fn phase(&self, tokens: u64, passes: u64) -> Phase {
+        let Self { time, reading, computing, stats, work, speculated } = *self;
+        Phase { tokens, passes, drafted: speculated.drafted, time, reading, computing, stats, work }
+    }
+}
+
+/// Predicts. `request` is [`Setup::request`]'s; `opened` and `arena` are a card that was opened in `ram` bytes, and what is left of them; the plan is [`Plan::for_board`]'s if the
+/// `request` names neither context nor batch. With `prompts`, the model replies to them, so that it is seen what guesses bring; without, tokens
+/// are made up and nothing is computed.
 ///
 /// # Errors
 /// If the model does not fit, or a page is bad.
@@ -97,50 +226,67 @@ pub fn predict<'m>(
     opened: Opened<'m>,
     mut arena: Arena<'m>,
     ram: usize,
-    request: Option<&Request>,
+    request: &Request,
     setup: &Setup<'_>,
+    prompts: &[String],
 ) -> Result<Prediction, Error> {
     let Opened { card, manifest, table } = opened;
     let (clock, needs) = (Clock::default(), Needs::new(&manifest, &table));
-    let plan = match request {
-        Some(request) => Plan::new(&needs, ram, &Request { read_ahead: setup.pages_ahead(), ..*request })?,
-        None => Plan::for_board(&needs, ram, setup.pages_ahead(), 0)?,
+    let plan = match *request {
+        Request { context: None, batch: None, .. } => Plan::for_board(&needs, ram, request)?,
+        _ => Plan::new(&needs, ram, request)?,
     };
+    let within = (!prompts.is_empty()).then(kernels::best);
     let (kernel, counter) =
-        Virtual::new(setup.board.processor(), clock.clone(), manifest.shape.n_layers, None);
-    let card = setup.card(card, &clock);
-    let mut engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernel)?;
+        Virtual::new(setup.board.processor(), clock.clone(), manifest.shape.n_layers, within);
+    let engine = Engine::start(setup.card(card, &clock), &manifest, table, &plan, &mut arena, kernel)?;
+    let mut session = Session::start(engine, &manifest, &mut arena)?;
+    let start = Moment::of(&session, &clock, counter);
+
     let prompt = TYPICAL.min(plan.context / 2).max(1);
     let tokens: Vec<u16> = (0..prompt).map(|at| token(&manifest, at)).collect();
-    let mut phase = |work: &mut dyn FnMut(&mut Engine<'m, _>) -> Result<(), Error>| {
-        engine.vram_mut().reset_stats();
-        let card = engine.vram().card();
-        let (begin, started, read) = (engine.position(), clock.now(), card.busy());
-        let (checked, computed, done) = (card.checking(), counter.busy(), counter.work());
-        work(&mut engine)?;
-        let card = engine.vram().card();
-        Ok::<_, Error>(Phase {
-            tokens: engine.position() - begin,
-            time: clock.now() - started,
-            reading: card.busy() - read,
-            computing: card.checking() - checked + counter.busy() - computed,
-            stats: *engine.vram().stats(),
-            work: counter.work().since(&done),
-        })
+    for batch in tokens.chunks(plan.batch as usize) {
+        session.engine_mut().step(batch)?;
+    }
+    let read = Moment::of(&session, &clock, counter);
+    let said = (prompt + TYPICAL).min(plan.context) - prompt;
+    for at in prompt..prompt + said {
+        session.engine_mut().step(&[token(&manifest, at)])?;
+        // The text of the token that was chosen.
+        let page = at.wrapping_mul(0x9E37_79B1) % needs.tokenizer_pages.max(1);
+        let vram = session.engine_mut().vram_mut();
+        vram.page(CardFile::Tokenizer, page).map_err(|fault| Error::Page(fault, None))?;
+    }
+    let decode = Moment::of(&session, &clock, counter).since(&read);
+
+    let mut replies = |how| -> Result<Option<Phase>, Error> {
+        session.speculation = how;
+        let mut said = |most| -> Result<Moment, Error> {
+            let before = Moment::of(&session, &clock, counter);
+            for prompt in prompts {
+                session.reset();
+                let stop = manifest.chat.map(|chat| chat.stop).unwrap_or_default();
+                match session.reply(prompt, stop.as_str(), most, &mut |_| true) {
+                    Ok(_) | Err(Error::ContextFull { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(Moment::of(&session, &clock, counter).since(&before))
+        };
+        // The first token comes with the prompt: what follows it is what a reply takes.
+        let (whole, first) = (said(REPLY)?, said(1)?);
+        let rest = whole.since(&first);
+        let Speculated { tokens, passes, .. } = rest.speculated;
+        Ok((tokens > 0).then(|| rest.phase(tokens, passes)))
     };
-    let prefill = phase(&mut |engine| {
-        tokens.chunks(plan.batch as usize).try_for_each(|batch| engine.step(batch).map(|_| ()))
-    })?;
-    let decode = phase(&mut |engine| {
-        for at in prompt..(prompt + TYPICAL).min(plan.context) {
-            engine.step(&[token(&manifest, at)])?;
-            // The text of the token that was chosen.
-            let page = at.wrapping_mul(0x9E37_79B1) % needs.tokenizer_pages.max(1);
-            engine.vram_mut().page(CardFile::Tokenizer, page).map_err(|fault| Error::Page(fault, None))?;
-        }
-        Ok(())
-    })?;
-    Ok(Prediction { plan, prefill, decode })
+    let plain = replies(Speculation::Off)?;
+    let guessed = if plan.logits_rows > 1 { replies(request.speculation)? } else { None };
+    Ok(Prediction {
+        plan,
+        prefill: read.since(&start).phase(prompt.into(), prompt.div_ceil(plan.batch).into()),
+        decode: plain.unwrap_or_else(|| decode.phase(said.into(), said.into())),
+        guessed,
+    })
 }
 
 /// Some token: which one it is makes a difference only for the page that its row lies in.

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use pageformer_engine::{Engine, Error, Needs, Plan, PlanError, Session, kernels};
+use pageformer_engine::{Engine, Error, Needs, Plan, PlanError, Request, Session, Speculation, kernels};
 use pageformer_mount::{FatCard, MountError, Mounted, mount};
 use pageformer_vram::{Arena, Card};
 
@@ -103,7 +103,9 @@ fn start<'m, S: CardSlot>(
     [bytes, memory_apart]: [usize; 2],
 ) -> Result<Booted<'m, S>, BootError> {
     let Mounted { card, manifest, table } = mounted;
-    let plan = Plan::for_board(&Needs::new(&manifest, &table), bytes, card.read_ahead(), memory_apart)?;
+    let (read_ahead, speculation) = (card.read_ahead(), Speculation::Auto);
+    let request = Request { read_ahead, memory_apart, speculation, ..Request::default() };
+    let plan = Plan::for_board(&Needs::new(&manifest, &table), bytes, &request)?;
     let engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernels::best())?;
     Ok(Session::start(engine, &manifest, &mut arena)?)
 }

@@ -8,15 +8,13 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use pageformer_card::PAGE_BYTES;
 use pageformer_engine::{Request, Sampler, Speculated, Speculation};
-use pageformer_toolchain::{Document, drafts};
-use pageformer_train::data::{Chat, read_chats, read_documents};
+use pageformer_toolchain::drafts;
 
 use crate::card::CardArg;
 use crate::session::{HostSession, ThreadsArg, Tuning, buffer, explain, start};
+use crate::talks::{Talk, talks};
 use crate::ui::{Progress, Table, bytes, parse_bytes};
 
-/// Words of a text that a measurement begins with.
-const FIRST_WORDS: usize = 8;
 /// Tokens of a reply at most.
 const MAX_TOKENS: u32 = 80;
 /// Pages of a table where none are given.
@@ -88,7 +86,7 @@ impl DraftsArgs {
         }
         let mut memory = buffer(self.ram.unwrap_or(self.card.default_ram()));
         let mut session = start(&self.card, &mut memory, &request, &self.tuning)?;
-        let talks = talks(&session, std::slice::from_ref(file), &self.separator)?;
+        let talks = talks(session.manifest(), std::slice::from_ref(file), &self.separator)?;
         let talks = &talks[..self.documents.unwrap_or(usize::MAX).min(talks.len())];
         let plan = *session.engine().plan();
         println!(
@@ -142,7 +140,7 @@ pub fn write_drafts(card: &CardArg, files: &[PathBuf], separator: &str, pages: u
     let (speculate, threads) = (Speculation::Off, ThreadsArg::ONE);
     let tuning = Tuning { batch: None, kernel: "auto".into(), speculate, threads };
     let mut session = start(card, &mut memory, &Request::default(), &tuning)?;
-    let talks = talks(&session, files, separator)?;
+    let talks = talks(session.manifest(), files, separator)?;
     let mut progress = Progress::new("reading");
     let mut documents = Vec::new();
     for (number, talk) in talks.iter().enumerate() {
@@ -163,70 +161,6 @@ pub fn write_drafts(card: &CardArg, files: &[PathBuf], separator: &str, pages: u
         100.0 * made.right
     );
     Ok(())
-}
-
-/// Something to learn from, or to be asked.
-enum Talk {
-    Chat(Chat),
-    Text(String),
-}
-
-/// The chats of files for a model that chats, else their texts.
-fn talks(session: &HostSession<'_>, files: &[PathBuf], separator: &str) -> Result<Vec<Talk>> {
-    if session.manifest().chat.is_none() {
-        return Ok(read_documents(files, separator)?.into_iter().map(Talk::Text).collect());
-    }
-    let mut all = Vec::new();
-    for file in files {
-        all.extend(read_chats(file)?.into_iter().map(Talk::Chat));
-    }
-    Ok(all)
-}
-
-impl Talk {
-    /// As tokens, with what the model would say.
-    fn document(&self, session: &mut HostSession<'_>) -> Result<Document> {
-        let manifest = *session.manifest();
-        let mut document = Document { tokens: manifest.bos.into_iter().collect(), said: Vec::new() };
-        let mut add = |text: &str, said: bool| -> Result<()> {
-            let from = document.tokens.len();
-            session.encode(text, &mut |token| {
-                document.tokens.push(token);
-                Ok(())
-            })?;
-            if said {
-                document.said.push(from..document.tokens.len());
-            }
-            Ok(())
-        };
-        match self {
-            Talk::Text(text) => add(text, true)?,
-            Talk::Chat(chat) => {
-                let Some(template) = &manifest.chat else { bail!("this card has no chat template") };
-                for turn in &chat.turns {
-                    add(&template.user.as_str().replacen("{}", &turn.question, 1), false)?;
-                    add(&format!("{}{}", turn.answer, template.stop.as_str()), true)?;
-                }
-            }
-        }
-        Ok(document)
-    }
-
-    /// What is asked, one after the other.
-    fn prompts(&self, session: &HostSession<'_>) -> Vec<String> {
-        match (self, &session.manifest().chat) {
-            (Talk::Chat(chat), Some(template)) => chat
-                .turns
-                .iter()
-                .map(|turn| template.user.as_str().replacen("{}", &turn.question, 1))
-                .collect(),
-            (Talk::Chat(_), None) => Vec::new(),
-            (Talk::Text(text), _) => {
-                let end = text.match_indices(' ').nth(FIRST_WORDS - 1).map_or(text.len(), |(at, _)| at);
-                vec![text[..end].to_string()]
-            }
-        }
-    }
 }
 
 /// What replies took.
@@ -265,7 +199,7 @@ fn ask_all(session: &mut HostSession<'_>, talks: &[Talk], temperature: f32) -> R
     for (number, talk) in talks.iter().enumerate() {
         session.reset();
         session.sampler = Sampler::new(temperature, 0, 1.0, number as u64);
-        for prompt in talk.prompts(session) {
+        for prompt in talk.prompts(session.manifest()) {
             let before = *session.speculated();
             let reply = session.reply(&prompt, stop.as_str(), MAX_TOKENS, &mut |text| {
                 said.write(text);

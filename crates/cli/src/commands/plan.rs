@@ -10,13 +10,14 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use pageformer_engine::{PlanError, Request, Speculation};
 use pageformer_sim::boards::{BOARDS, BUSES, Board, Bus};
-use pageformer_sim::{Phase, Prediction, Setup, TYPICAL, predict};
+use pageformer_sim::{PassWork, Phase, Prediction, Setup, TYPICAL, predict};
 use pageformer_vram::Arena;
 use serde_json::{Value, json};
 
 use crate::card::CardArg;
 use crate::place::Place;
-use crate::session::{advise, buffer, memory_table};
+use crate::session::{advise, buffer, memory_table, parse_speculation, work};
+use crate::talks::{Talk, talks, usual};
 use crate::ui::{Table, bytes, parse_bytes};
 
 /// The board that is meant when none is named.
@@ -46,6 +47,18 @@ pub struct Plan {
     /// Positions of one pass over the tape when a prompt is read, 1 to 32 [default: as the plan chooses]
     #[arg(long, value_name = "POSITIONS")]
     batch: Option<u32>,
+    /// Tokens that are guessed ahead and checked in one pass: auto (if the board's firmware does), off, or a number
+    #[arg(long, value_name = "GUESSES", default_value = "auto", value_parser = parse_speculation)]
+    speculate: Speculation,
+    /// Chats or texts whose first questions or words are replied to [default: a few usual ones]
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// What stands between texts; without it, a file is one
+    #[arg(long, default_value = "", requires = "text")]
+    separator: String,
+    /// Reply to the first N of them only
+    #[arg(long, value_name = "N", requires = "text", default_value_t = 20)]
+    documents: usize,
     /// Say what would reach so many tokens a second
     #[arg(long, value_name = "TOKENS")]
     target: Option<f64>,
@@ -60,15 +73,25 @@ pub struct Plan {
 /// A card whose speed is asked for.
 struct Asked<'a> {
     card: &'a CardArg,
-    request: Option<Request>,
+    request: Request,
+    /// Work of a pass, and the pages of the tape.
+    work: (PassWork, u32),
+    /// What the model replies to.
+    prompts: Vec<String>,
 }
 
 impl Asked<'_> {
+    /// What is asked of the memory plan with this board and bus.
+    fn request(&self, setup: &Setup<'_>) -> Request {
+        setup.request(&self.request, setup.pace(&self.work.0, self.work.1))
+    }
+
     fn predict(&self, ram: usize, setup: &Setup<'_>) -> Result<Prediction> {
         let mut memory = buffer(ram);
         let mut arena = Arena::new(&mut memory);
         let opened = self.card.open(&mut arena)?;
-        predict(opened, arena, ram / 8 * 8, self.request.as_ref(), setup).map_err(|error| match error {
+        let request = self.request(setup);
+        predict(opened, arena, ram / 8 * 8, &request, setup, &self.prompts).map_err(|error| match error {
             pageformer_engine::Error::Plan(error) => advise(error),
             error => anyhow::Error::from(error).context(self.card.name()),
         })
@@ -76,7 +99,7 @@ impl Asked<'_> {
 
     /// Tokens a second with so much RAM; none if that is too little.
     fn speed(&self, ram: usize, setup: &Setup<'_>) -> Option<f64> {
-        Some(self.predict(ram, setup).ok()?.decode.tokens_per_s())
+        Some(self.predict(ram, setup).ok()?.reply().tokens_per_s())
     }
 }
 
@@ -91,19 +114,17 @@ impl Plan {
         }
         let setup = self.place.setup_of(self.place.board.as_deref().unwrap_or(DEFAULT_BOARD))?;
         let ram = self.ram.unwrap_or(setup.board.ram);
-        let request = (self.context.is_some() || self.batch.is_some()).then(|| Request {
+        let request = Request {
             context: self.context,
             batch: self.batch,
-            speculation: Speculation::Auto,
+            speculation: self.speculate,
             ..Request::default()
-        });
-        let asked = Asked { card: &self.card, request };
+        };
+        let (prompts, replies) = self.prompts()?;
+        let mut asked = Asked { card: &self.card, request, work: work(&self.card)?, prompts };
         let prediction = asked.predict(ram, &setup)?;
         // What is compared should differ in RAM alone.
-        let context = Some(prediction.plan.context);
-        let fixed =
-            Request { context, batch: self.batch, speculation: Speculation::Auto, ..Request::default() };
-        let asked = Asked { card: &self.card, request: Some(fixed) };
+        asked.request.context = Some(prediction.plan.context);
         let curve = chart::curve(&asked, &prediction, &setup)?;
         if let Some(file) = &self.svg {
             let title =
@@ -115,7 +136,7 @@ impl Plan {
             None => Vec::new(),
         };
         if self.json {
-            println!("{:#}", self.object(&prediction, &setup, ram, &curve, &answers));
+            println!("{:#}", self.object(&prediction, &setup, ram, &replies, &curve, &answers));
             return Ok(());
         }
         println!(
@@ -131,6 +152,7 @@ impl Plan {
             println!("reads ahead: up to {} pages, in the second core's own memory", setup.pages_ahead());
         }
         println!("\n{}", speeds(&prediction));
+        println!("{}\n", guesses(&prediction, &replies));
         print!("{}", chart::text(&curve, ram));
         for answer in &answers {
             println!("\n{answer}");
@@ -138,11 +160,28 @@ impl Plan {
         Ok(())
     }
 
+    /// What the model replies to, and what to call it.
+    fn prompts(&self) -> Result<(Vec<String>, String)> {
+        let mut memory = buffer(1 << 20);
+        let manifest = self.card.open(&mut Arena::new(&mut memory))?.manifest;
+        let Some(file) = &self.text else {
+            let prompts = usual(&manifest);
+            let replies = format!("{} usual prompts; --text FILE takes others", prompts.len());
+            return Ok((prompts, replies));
+        };
+        let talks = talks(&manifest, std::slice::from_ref(file), &self.separator)?;
+        let first = |talk: &Talk| talk.prompts(&manifest).into_iter().next();
+        let prompts: Vec<_> = talks.iter().filter_map(first).take(self.documents).collect();
+        let replies = format!("{} prompts of {}", prompts.len(), file.display());
+        Ok((prompts, replies))
+    }
+
     fn object(
         &self,
         prediction: &Prediction,
         setup: &Setup<'_>,
         ram: usize,
+        replies: &str,
         curve: &[(usize, f64)],
         answers: &[String],
     ) -> Value {
@@ -164,6 +203,8 @@ impl Plan {
             "pages_read_ahead": setup.pages_ahead(),
             "prefill": phase(&prediction.prefill),
             "decode": phase(&prediction.decode),
+            "decode_with_guesses": prediction.guessed.as_ref().map(phase),
+            "replies_to": replies,
             "decode_tokens_per_s_over_ram": curve,
             "target": answers,
         })
@@ -171,9 +212,11 @@ impl Plan {
 }
 
 fn phase(phase: &Phase) -> Value {
-    let n = f64::from(phase.tokens);
+    let n = phase.tokens as f64;
     json!({
         "tokens_per_s": phase.tokens_per_s(),
+        "tokens": phase.tokens,
+        "tokens_per_pass": phase.tokens_per_pass(),
         "bytes_per_token": phase.pages_per_token() * 512.0,
         "reads_per_token": phase.stats.commands as f64 / n,
         "reading_ms_per_token": phase.reading.as_secs_f64() * 1e3 / n,
@@ -201,28 +244,49 @@ fn pinned(prediction: &Prediction) -> String {
     )
 }
 
-/// Both phases side by side.
+/// All phases side by side.
 fn speeds(prediction: &Prediction) -> Table {
-    let mut table = Table::new([
+    let guesses = prediction.guessed.iter().map(|_| "with guesses".to_string());
+    let heads = [
         "predicted".to_string(),
         format!("prompt of {}", prediction.prefill.tokens),
-        format!("{} tokens after it", prediction.decode.tokens),
-    ]);
-    let phases = [&prediction.prefill, &prediction.decode];
+        format!("{} tokens of replies", prediction.decode.tokens),
+    ];
+    let mut table = Table::new(heads.into_iter().chain(guesses));
+    let phases: Vec<&Phase> =
+        [&prediction.prefill, &prediction.decode].into_iter().chain(&prediction.guessed).collect();
     let mut row = |name: &str, value: &dyn Fn(&Phase) -> String| {
-        table.row([name.to_string(), value(phases[0]), value(phases[1])]);
+        table.row([name.to_string()].into_iter().chain(phases.iter().map(|phase| value(phase))));
     };
+    let per_token = |amount: f64, phase: &Phase| amount / phase.tokens.max(1) as f64;
     let ms = |time: std::time::Duration, phase: &Phase| {
-        format!("{:.2}", time.as_secs_f64() * 1e3 / f64::from(phase.tokens))
+        format!("{:.2}", per_token(time.as_secs_f64() * 1e3, phase))
     };
     row("tokens/s", &|phase| format!("{:.2}", phase.tokens_per_s()));
+    row("tokens per pass", &|phase| format!("{:.2}", phase.tokens_per_pass()));
     row("limited by", &|phase| limit(phase).to_string());
     row("read per token", &|phase| bytes((phase.pages_per_token() * 512.0) as u64));
-    row("reads per token", &|phase| format!("{:.1}", phase.stats.commands as f64 / f64::from(phase.tokens)));
+    row("reads per token", &|phase| format!("{:.1}", per_token(phase.stats.commands as f64, phase)));
     row("ms per token reading", &|phase| ms(phase.reading, phase));
     row("ms per token computing", &|phase| ms(phase.computing, phase));
     row("ms per token in all", &|phase| ms(phase.time, phase));
     table
+}
+
+/// What the replies are to, and what guesses bring.
+fn guesses(prediction: &Prediction, replies: &str) -> String {
+    let plan = &prediction.plan;
+    let guesses = match (&prediction.guessed, plan.speculation) {
+        (Some(guessed), _) => format!(
+            "up to {} guesses a pass make them {:.2} times as fast, by {:.2} tokens a pass",
+            plan.logits_rows - 1,
+            prediction.decode.time.as_secs_f64() / guessed.time.as_secs_f64().max(1e-12),
+            guessed.tokens_per_pass()
+        ),
+        (None, Speculation::Off) => "nothing is guessed ahead".to_string(),
+        (None, _) => "nothing is guessed ahead: it would not pay".to_string(),
+    };
+    format!("replies to {replies}; {guesses}")
 }
 
 fn list(json: bool) {

@@ -6,6 +6,7 @@ use pageformer_card::sums::SumLayout;
 use pageformer_card::{Layout, Manifest, Shape, TensorTable};
 
 use super::MAX_BATCH;
+use crate::pace::Pace;
 use crate::speculation::Speculation;
 
 /// Metadata of pages is kept when it takes at most this part of the memory.
@@ -60,6 +61,8 @@ pub struct Request {
     pub all_logits: bool,
     /// Memory for tokens that are guessed ahead: the batch, and how many of its positions keep their logits.
     pub speculation: Speculation,
+    /// What reading and computing take on this board: how many guesses pay follows from it.
+    pub pace: Pace,
     /// Keep metadata of every page, for the page debugger.
     pub page_metadata: bool,
     /// Pages that the card reads ahead, into memory of its own: [`Card::read_ahead`](pageformer_vram::Card::read_ahead).

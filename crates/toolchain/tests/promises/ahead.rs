@@ -1,6 +1,6 @@
 //! A card that is read by a thread of its own while the engine computes: the same text from the same pages, whatever goes wrong.
 
-use pageformer_engine::{Error, Request, kernels};
+use pageformer_engine::{Error, Pace, Request, kernels};
 use pageformer_sim::{Fault, Faulty, Setup, boards, open_memory, predict, read_ahead};
 use pageformer_vram::{Arena, Card, CardFile, ReadError};
 
@@ -131,7 +131,10 @@ fn reading_ahead_hides_the_shorter_of_reading_and_computing() {
                 let mut arena = Arena::new(&mut memory);
                 let opened = open_memory(card.clone(), &mut arena).unwrap();
                 let setup = Setup { board, bus: &bus, piece: None, read_ahead };
-                predict(opened, arena, ram, Some(&request), &setup).unwrap().decode
+                // A context of its own, so that the plan is the one for these bytes.
+                let context = Some(needs.shape.max_seq);
+                let request = setup.request(&Request { context, ..request }, Pace::default());
+                predict(opened, arena, ram, &request, &setup, &[]).unwrap().decode
             };
             let (ahead, alone) = (decode(true), decode(false));
             assert_eq!(alone.time, alone.reading + alone.computing);

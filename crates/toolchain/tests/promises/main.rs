@@ -8,6 +8,7 @@ mod support;
 
 mod ahead;
 mod apart;
+mod boards;
 mod damage;
 mod export;
 mod faults;

@@ -3,7 +3,9 @@
 
 use pageformer_card::PAGE_BYTES;
 use pageformer_card::drafts::{DraftTable, draft_pages, is_whole};
-use pageformer_engine::{Digest, Error, Reply, Request, Sampler, Session, Speculated, Speculation, kernels};
+use pageformer_engine::{
+    Digest, Error, Pace, Reply, Request, Sampler, Session, Speculated, Speculation, kernels,
+};
 use pageformer_sim::MemoryCard;
 use pageformer_vram::{Arena, Card, CardFile};
 use proptest::prelude::*;
@@ -165,6 +167,21 @@ fn any_sampler() -> impl Strategy<Value = Sampler> {
         .prop_map(|(temperature, top_k, top_p, seed)| Sampler::new(temperature, top_k, top_p, seed))
 }
 
+/// A card that is waited for, a processor that is, and both.
+fn any_pace() -> impl Strategy<Value = Pace> {
+    let any = || prop_oneof![Just(0u32), Just(1), 1u32..1000, any::<u32>()];
+    prop_oneof![
+        Just(Pace::default()),
+        (any(), any(), any(), any(), any()).prop_map(|(command, page, check, fetch, compute)| Pace {
+            command,
+            page,
+            check,
+            fetch,
+            compute
+        })
+    ]
+}
+
 fn any_speculation() -> impl Strategy<Value = Speculation> {
     prop_oneof![Just(Speculation::Auto), (0u32..20).prop_map(Speculation::Fixed)]
 }
@@ -181,6 +198,7 @@ proptest! {
         drafts in any_drafts(),
         speculation in any_speculation(),
         batch in prop_oneof![Just(None), (1u32..20).prop_map(Some)],
+        pace in any_pace(),
         share in 0usize..=4,
         noise in any::<u64>(),
     ) {
@@ -197,7 +215,7 @@ proptest! {
         let vocab = model.shape.vocab;
         let truth = tokens_of(&card, sampler, turns[0].prompt, 64);
         add_drafts(&mut card, drafts, vocab, &truth, &mut Random(noise));
-        let request = Request { speculation, batch, ..Request::default() };
+        let request = Request { speculation, batch, pace, ..Request::default() };
         let needs = needs(card.clone());
         let (least, most) = (least_ram(&needs, &request), ample_ram(&needs, &request));
         let ram = (least + (most - least) * share / 16) / 8 * 8;

@@ -16,7 +16,7 @@ const POINTS: usize = 12;
 
 /// RAM in bytes and tokens a second, from the smallest plan to one that holds everything, and a step beyond.
 pub fn curve(asked: &Asked<'_>, prediction: &Prediction, setup: &Setup<'_>) -> Result<Vec<(usize, f64)>> {
-    let request = asked.request.unwrap_or_default();
+    let request = asked.request(setup);
     let mut memory = buffer(prediction.plan.total() + (1 << 20));
     let opened = asked.card.open(&mut Arena::new(&mut memory))?;
     let needs = Needs::new(&opened.manifest, &opened.table);

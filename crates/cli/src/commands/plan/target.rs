@@ -21,7 +21,7 @@ pub fn answers(
     curve: &[(usize, f64)],
     target: f64,
 ) -> Result<Vec<String>> {
-    let now = prediction.decode.tokens_per_s();
+    let now = prediction.reply().tokens_per_s();
     let mut answers = vec![match now >= target {
         true => format!("{target} tokens/s: reached with {now:.2}, predicted."),
         false => format!(
@@ -78,8 +78,10 @@ fn by_density(
 ) -> Result<String> {
     let mut memory = buffer(ram);
     let manifest = asked.card.open(&mut Arena::new(&mut memory))?.manifest;
-    let (decode, pinning) = (&prediction.decode, &prediction.plan.pinning);
-    let n = f64::from(decode.tokens);
+    let (reply, pinning) = (prediction.reply(), &prediction.plan.pinning);
+    let passes = reply.passes as f64;
+    // Positions of a pass, and tokens that come of them.
+    let (positions, tokens) = (1.0 + reply.drafted as f64 / passes, reply.tokens_per_pass());
     let density = f64::from(manifest.density);
     let weights = manifest.shape.parameters() as f64;
     let (page_s, command_s) = (setup.bus.page_us * 1e-6, setup.bus.command_us * 1e-6);
@@ -89,12 +91,12 @@ fn by_density(
         let streamed = f64::from(pinning.streamed());
         let saved = fewer_pages.min(streamed);
         let runs = saved / f64::from(pinning.ring.max(1));
-        let reading = decode.reading.as_secs_f64() / n - saved * page_s - runs * command_s;
+        let reading = reply.reading.as_secs_f64() / passes - saved * page_s - runs * command_s;
         let cells = weights * (density - d);
-        let computing = decode.computing.as_secs_f64() / n
-            - (cells * (processor.mac + processor.byte) + saved * processor.page) / processor.hz;
+        let computing = reply.computing.as_secs_f64() / passes
+            - (cells * (processor.mac * positions + processor.byte) + saved * processor.page) / processor.hz;
         let time = if setup.pages_ahead() > 0 { reading.max(computing) } else { reading + computing };
-        1.0 / time.max(1e-9)
+        tokens / time.max(1e-9)
     };
     let (mut enough, mut little) = (LEAST_DENSITY, density);
     if speed(enough) < target {

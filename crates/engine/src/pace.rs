@@ -1,0 +1,161 @@
+//! What a pass over the tape takes: reading beside computing.
+//!
+//! How many tokens are guessed ahead, and how wide a prompt's batch is, depend on which of the two is waited for. A board knows how long each takes; the
+//! plan knows how much of each there is. All in integers and without a clock, so that the same conversation takes the same passes everywhere.
+
+use crate::plan::{Needs, Plan};
+
+/// What reading and computing take beside each other, all in one unit of the caller's, such as nanoseconds. It changes how long a reply
+/// takes, never what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// A read command, however many pages it reads.
+    pub command: u32,
+    /// Reading a page.
+    pub page: u32,
+    /// Checking a page that was read, which the processor does.
+    pub check: u32,
+    /// Fetching a page from slow memory that it stays in, once for all positions of a pass; for each page of the tape.
+    pub fetch: u32,
+    /// Computing one position, for each page of the tape.
+    pub compute: u32,
+}
+
+impl Default for Pace {
+    /// A processor of 100 to 200 MHz beside a card on SPI at 20 MHz: see [`pageformer_vram::Pinning`] for the command.
+    fn default() -> Self {
+        Self { command: 32, page: 16, check: 0, fetch: 0, compute: 1 }
+    }
+}
+
+/// Trust of the plan in guesses, which it knows nothing of, in 1 ÷ 256.
+const FIRST_TRUST: u16 = 154;
+/// By this part of its time, a guess has to bring more than it takes: attention takes longer late in a conversation than the pace says.
+const MARGIN: u64 = 16;
+
+/// What passes take with a plan, in the unit of its pace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Costs {
+    /// Reading the tape, whatever the number of positions.
+    reading: u64,
+    /// What the processor does whatever the number of positions: checking what was read, fetching what was not.
+    once: u64,
+    /// Computing a position.
+    position: u64,
+    /// Looking up a guess and its row of the embedding: reads that are waited for.
+    lookup: u64,
+    /// Whether the tape is read while positions are computed.
+    ahead: bool,
+}
+
+impl Costs {
+    pub fn of(plan: &Plan, needs: &Needs) -> Self {
+        let Pace { command, page, check, fetch, compute } = plan.pace;
+        let (streamed, commands) = (plan.pinning.streamed(), plan.pinning.periods());
+        let all_sums = needs.sums().pages();
+        let sums = if plan.sum_pages < all_sums { all_sums } else { 0 };
+        let times = |n: u32, cost: u32| u64::from(n) * u64::from(cost);
+        Self {
+            reading: [(streamed, page), (commands, command), (sums, page), (sums, command)]
+                .iter()
+                .fold(0, |sum, (n, cost)| sum.saturating_add(times(*n, *cost))),
+            once: times(streamed, check).saturating_add(times(plan.pinning.tape, fetch)),
+            position: times(plan.pinning.tape, compute),
+            lookup: 2 * (u64::from(page) + u64::from(command) + u64::from(check)),
+            ahead: plan.reads_ahead,
+        }
+    }
+
+    /// What a pass takes with so many positions.
+    pub fn pass(&self, positions: usize) -> u64 {
+        let positions = positions as u64;
+        let computing = self.once.saturating_add(self.position.saturating_mul(positions));
+        let both =
+            if self.ahead { self.reading.max(computing) } else { self.reading.saturating_add(computing) };
+        both.saturating_add(self.lookup.saturating_mul(positions))
+    }
+
+    /// Whether one more guess pays behind `positions`, if all guesses so far are right with probability `right` and this one, too, and so many
+    /// tokens are `expected` of the pass without it; both in 1 ÷ 65,536. It does if it brings more tokens for its time than the pass without it.
+    /// A pass takes the longer of two times, or their sum, so what pays less than its like before it ends it: no later one pays.
+    pub fn pays(&self, positions: usize, right: u64, expected: u64) -> bool {
+        let (without, with) = (self.pass(positions), self.pass(positions + 1));
+        let more = with.saturating_sub(without);
+        right.saturating_mul(without) > expected.saturating_mul(more.saturating_add(more / MARGIN))
+    }
+
+    /// What a turn takes: a prompt of so many `tokens` that is read in batches of `batch` positions, and as many tokens of a reply in passes
+    /// of `rows` positions, with guesses of the first trust.
+    pub fn turn(&self, tokens: u32, batch: u32, rows: u32) -> u64 {
+        let (batch, tokens) = (batch.max(1), tokens as usize);
+        let (whole, rest) = (tokens / batch as usize, tokens % batch as usize);
+        let prompt = self.pass(batch as usize).saturating_mul(whole as u64);
+        let prompt = prompt.saturating_add(if rest > 0 { self.pass(rest) } else { 0 });
+        let (mut right, mut expected) = (1u64 << 16, 1u64 << 16);
+        for _ in 1..rows {
+            right = (right * u64::from(FIRST_TRUST)) >> 8;
+            expected += right;
+        }
+        let reply = self.pass(rows as usize).saturating_mul((tokens as u64) << 16) / expected;
+        prompt.saturating_add(reply)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERIAL: Costs = Costs { reading: 1600, once: 0, position: 100, lookup: 0, ahead: false };
+
+    #[test]
+    fn guesses_do_not_pay_where_nothing_is_read() {
+        let resident = Costs { reading: 0, ..SERIAL };
+        assert!((2..=16).all(|rows| resident.turn(32, 16, 1) < resident.turn(32, 16, rows)));
+        assert!(!resident.pays(1, 1 << 16, 1 << 16), "not even one that is surely right");
+        assert!(SERIAL.turn(32, 4, 4) < SERIAL.turn(32, 4, 1));
+        assert!(SERIAL.turn(32, 4, 4) < SERIAL.turn(32, 2, 2));
+        assert!(SERIAL.pays(1, 1 << 14, 1 << 16));
+    }
+
+    /// Computing that hides behind reading costs nothing, up to where it does not any more.
+    #[test]
+    fn guesses_pay_as_long_as_the_card_is_waited_for() {
+        let ahead = Costs { ahead: true, ..SERIAL };
+        assert!((1..16).all(|positions| ahead.pass(positions) == 1600 && ahead.pays(positions, 1, 1 << 16)));
+        assert!(!ahead.pays(16, 1 << 11, 1 << 16) && ahead.pays(16, 1 << 15, 1 << 16));
+        let slow = Costs { position: 1600, ..ahead };
+        assert_eq!([1, 2, 3].map(|positions| slow.pass(positions)), [1600, 3200, 4800]);
+        assert!(!slow.pays(1, 1 << 16, 1 << 16));
+    }
+
+    /// Stopping at the first guess that does not pay finds the best number of all, but for the margin.
+    #[test]
+    fn the_first_that_does_not_pay_is_the_last() {
+        for (reading, position, lookup) in
+            [(1600, 100, 0), (1600, 100, 300), (400, 100, 10), (90, 100, 0), (5000, 7, 3)]
+        {
+            for (ahead, trust) in [(false, 100), (false, 200), (true, 60), (true, 150), (true, 240)] {
+                let costs = Costs { reading, once: 30, position, lookup, ahead };
+                let (mut right, mut expected, mut made, mut stopped) = (1u64 << 16, 1u64 << 16, 0, None);
+                let mut best = (0, costs.pass(1) as f64 / expected as f64);
+                while made < 16 {
+                    right = (right * trust) >> 8;
+                    if stopped.is_none() && !costs.pays(made + 1, right, expected) {
+                        stopped = Some(made);
+                    }
+                    expected += right;
+                    made += 1;
+                    let time = costs.pass(made + 1) as f64 / expected as f64;
+                    if time < best.1 {
+                        best = (made, time);
+                    }
+                }
+                let made = stopped.unwrap_or(16);
+                assert!(
+                    (best.0.saturating_sub(1)..=best.0).contains(&made),
+                    "{made}, {best:?}: {costs:?}, {trust}"
+                );
+            }
+        }
+    }
+}
