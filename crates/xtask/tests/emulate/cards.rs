@@ -62,22 +62,33 @@ pub fn stories(layout: Layout) -> Option<TestCard> {
 
 /// The shape of the sketch that this project started from, with random weights.
 pub fn sketch(layout: Layout) -> TestCard {
-    let shape = Shape {
-        n_layers: 2,
-        d_model: 64,
-        d_ff: 256,
-        vocab: 128,
-        max_seq: 64,
-        n_heads: 4,
-        n_kv_heads: 1,
-        head_dim: 16,
-        norm: Norm::Layer,
-        norm_eps: 1e-5,
-        mlp: Mlp::Gelu,
-        rope_theta: 10_000.0,
-        tied_embeddings: true,
-        final_norm: false,
-    };
+    random("sketch", SKETCH, layout)
+}
+
+/// The same so wide that one layer's activations are more than the board's RAM.
+pub fn too_wide() -> TestCard {
+    random("wide", Shape { n_layers: 1, d_ff: 16_384, ..SKETCH }, Layout::Packed)
+}
+
+const SKETCH: Shape = Shape {
+    n_layers: 2,
+    d_model: 64,
+    d_ff: 256,
+    vocab: 128,
+    max_seq: 64,
+    n_heads: 4,
+    n_kv_heads: 1,
+    head_dim: 16,
+    norm: Norm::Layer,
+    norm_eps: 1e-5,
+    mlp: Mlp::Gelu,
+    rope_theta: 10_000.0,
+    tied_embeddings: true,
+    final_norm: false,
+};
+
+/// Random weights.
+fn random(name: &str, shape: Shape, layout: Layout) -> TestCard {
     let mut model = Model::zeros(shape).unwrap();
     let mut state = 1u64;
     for tensor in model.tensors_mut() {
@@ -89,7 +100,7 @@ pub fn sketch(layout: Layout) -> TestCard {
             *weight = spread * ((state >> 40) as f32 / (1 << 23) as f32 - 1.0);
         }
     }
-    let card = export(&model, &Tokenizer::ascii(), layout, (4, 4), "sketch", "random weights").unwrap();
+    let card = export(&model, &Tokenizer::ascii(), layout, (4, 4), name, "random weights").unwrap();
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("card");
     write_card(&card, &folder, &mut |_, _| {}).unwrap();

@@ -99,6 +99,16 @@ fn a_bad_card_is_explained() {
     check(Some(&blank), &["no partition table", "FAT32"]);
 }
 
+/// A model that the RAM is too small for: how much is missing, for what, and what would help.
+#[test]
+fn a_model_that_does_not_fit_is_explained() {
+    let Some(elf) = built() else { return };
+    let says = ["error: ", " bytes of RAM are ", " too few", "not even a context of 1 fits", "smaller model"];
+    let mut emulator = check(elf, Some(&cards::too_wide().image()), &says);
+    assert!(emulator.line("hello").unwrap().contains("no model"));
+    assert!(emulator.line("/card").unwrap().contains(" too few"));
+}
+
 /// The same of a card in the layout `files`, as far as it is another.
 #[test]
 fn a_bad_card_in_files_is_explained() {
