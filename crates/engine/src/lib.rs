@@ -25,6 +25,7 @@ pub mod numerics;
 mod pace;
 mod plan;
 mod sampler;
+mod scaled;
 mod session;
 mod speculation;
 mod tokenizer;

@@ -14,7 +14,7 @@ use pageformer_card::matrix::TILE_INPUTS;
 
 /// Whether f32 are added and multiplied in software: then integers that say the same are compared instead, and what need
 /// not be computed is skipped, which elsewhere would keep a loop out of vector registers.
-const SOFT: bool = cfg!(all(target_arch = "arm", target_abi = "eabi"));
+pub(crate) const SOFT: bool = cfg!(soft_f32);
 
 /// The tree that ends every reduction.
 #[inline(always)]

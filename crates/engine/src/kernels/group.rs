@@ -1,10 +1,13 @@
 //! The walk through the tiles of a group, which all kernels share.
 
+use core::mem::MaybeUninit;
+
 use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS, TILES_PER_GROUP, TileRecord};
 use pageformer_card::{CELL_BYTES, MatrixDims, Page};
 
 use super::Kernel;
 use crate::plan::MAX_BATCH;
+use crate::scaled::scaled;
 
 /// `y = W·x` for the tiles of one group and `batch` positions, in the making.
 pub struct GroupProduct<'a> {
@@ -23,8 +26,8 @@ pub struct GroupProduct<'a> {
     pub(super) segments: usize,
     /// The tile that is being consumed.
     pub(super) tile: Option<Tile>,
-    /// Its sums so far.
-    sums: [[i32; TILE_OUTPUTS]; MAX_BATCH as usize],
+    /// Its sums so far, for each position; written when it begins.
+    sums: [MaybeUninit<[i32; TILE_OUTPUTS]>; MAX_BATCH as usize],
     /// `(batch, x_stride)`
     pub(super) x: &'a [i8],
     pub(super) x_stride: usize,
@@ -75,7 +78,8 @@ impl<'a> GroupProduct<'a> {
             segment: first % segments,
             segments,
             tile: None,
-            sums: [[0; TILE_OUTPUTS]; MAX_BATCH as usize],
+            // Most tiles do without, and filling this takes as long as half of a tile.
+            sums: [const { MaybeUninit::uninit() }; MAX_BATCH as usize],
             x: x.values,
             x_stride: dims.padded_inputs() as usize,
             x_scales: x.scales,
@@ -135,6 +139,7 @@ impl<'a> GroupProduct<'a> {
     }
 
     /// One tile, or what `cells` have of it; false if the group or `cells` end before the tile does.
+    #[allow(unsafe_code)]
     #[inline(always)]
     pub(super) fn consume_tile(
         &mut self,
@@ -149,7 +154,7 @@ impl<'a> GroupProduct<'a> {
                 let tile = Tile { record, mask: record.mask, row: self.row, segment: self.segment };
                 self.advance();
                 for sums in self.sums.iter_mut().take(self.batch) {
-                    *sums = [0; TILE_OUTPUTS];
+                    sums.write([0; TILE_OUTPUTS]);
                 }
                 tile
             }
@@ -162,6 +167,8 @@ impl<'a> GroupProduct<'a> {
             for (sums, x) in self.sums.iter_mut().take(self.batch).zip(self.x.chunks(self.x_stride)) {
                 let from = tile.segment * TILE_INPUTS;
                 let to = (from + TILE_INPUTS).min(x.len());
+                // SAFETY: written when the tile began, here or in a call before, for the same number of positions.
+                let sums = unsafe { sums.assume_init_mut() };
                 dot(now, mask, x.get(from..to).unwrap_or(&[]), sums);
             }
             tile.mask ^= mask;
@@ -170,32 +177,37 @@ impl<'a> GroupProduct<'a> {
             self.tile = Some(tile);
             return false;
         }
-        let scales = tile.record.scales_f32();
         for b in 0..self.batch {
-            if let Some(sums) = self.sums.get(b).copied() {
-                self.add_sums(b, tile.row, tile.segment, &scales, sums);
+            if let Some(sums) = self.sums.get(b) {
+                // SAFETY: as above.
+                let sums = unsafe { sums.assume_init() };
+                let products = scaled(self.x_scale(b, tile.segment), &tile.record.scales, &sums);
+                self.add_products(b, tile.row, tile.segment, &products);
             }
         }
         self.tile = None;
         true
     }
 
-    /// `y[r] += s_x · s_w[r] · sum[r]` for a tile and position `b`, the segments of a row in order.
+    /// The scale of the activations of a segment at position `b`.
     #[inline(always)]
-    pub(super) fn add_sums(
+    pub(super) fn x_scale(&self, b: usize, segment: usize) -> f32 {
+        self.x_scales.get(b * self.segments + segment).copied().unwrap_or(0.0)
+    }
+
+    /// `y[r] += products[r]` for a tile and position `b`, the segments of a row in order.
+    #[inline(always)]
+    pub(super) fn add_products(
         &mut self,
         b: usize,
         row: usize,
         segment: usize,
-        scales: &[f32; TILE_OUTPUTS],
-        sums: [i32; TILE_OUTPUTS],
+        products: &[f32; TILE_OUTPUTS],
     ) {
-        let x_scale = self.x_scales.get(b * self.segments + segment).copied().unwrap_or(0.0);
         let from = b * self.y_stride + row;
         let Some(y) = self.y.get_mut(from..from + TILE_OUTPUTS) else { return };
-        for r in 0..TILE_OUTPUTS {
-            let product = (x_scale * scales[r]) * sums[r] as f32;
-            y[r] = if segment == 0 { product } else { y[r] + product };
+        for (y, product) in y.iter_mut().zip(products) {
+            *y = if segment == 0 { *product } else { *y + product };
         }
     }
 }
@@ -203,25 +215,64 @@ impl<'a> GroupProduct<'a> {
 /// Kept cells of the group whose records `mask_page` holds; `None` if a mask has a bit beyond its tile's width.
 #[inline(always)]
 pub(super) fn kept_cells(dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
-    let segments = dims.segments();
-    let mut segment = (group * TILES_PER_GROUP as u32) % segments;
-    let (mut cells, mut beyond) = (0, 0);
-    let inner = if segments == 1 { dims.full_mask(0) } else { u64::MAX };
-    let last = dims.full_mask(segments - 1);
-    for record in mask_page.chunks_exact(16).take(dims.tiles_in_group(group) as usize) {
-        let mask = match record {
-            [_, _, _, _, _, _, _, _, mask @ ..] => mask.try_into().map_or(0, u64::from_le_bytes),
-            _ => 0,
-        };
-        segment += 1;
-        let full = if segment == segments { last } else { inner };
-        if segment == segments {
-            segment = 0;
+    let tiles = dims.tiles_in_group(group) as usize;
+    let (records, _) = mask_page.as_chunks();
+    let records = records.get(..tiles).unwrap_or(records);
+    let segments = dims.segments() as usize;
+    let last = dims.full_mask(segments as u32 - 1);
+    if last != u64::MAX {
+        // Only the last tile of a row is narrower than masks are.
+        let first = segments - 1 - group as usize * TILES_PER_GROUP % segments;
+        let narrow = records.iter().skip(first).step_by(segments);
+        let beyond = narrow.fold([0, 0], |[low, high], record| {
+            let [more_low, more_high] = mask_words(record);
+            [low | more_low, high | more_high]
+        });
+        if beyond[0] & !(last as u32) | beyond[1] & !((last >> 32) as u32) != 0 {
+            return None;
         }
-        beyond |= mask & !full;
-        cells += mask.count_ones() as usize;
     }
-    (beyond == 0).then_some(cells)
+    Some(ones(records))
+}
+
+/// Kept cells of tiles.
+#[inline(always)]
+pub(super) fn ones(records: &[[u8; 16]]) -> usize {
+    let is_instruction = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
+    if is_instruction { ones_by_instruction(records) } else { ones_by_sums(records) }
+}
+
+/// The mask of a tile's record.
+#[inline(always)]
+pub(super) fn mask_words(record: &[u8; 16]) -> [u32; 2] {
+    let [_, _, _, _, _, _, _, _, a, b, c, d, e, f, g, h] = *record;
+    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
+}
+
+/// Ones of the masks of `records`.
+#[inline(always)]
+fn ones_by_instruction(records: &[[u8; 16]]) -> usize {
+    records.iter().flat_map(mask_words).map(|word| word.count_ones() as usize).sum()
+}
+
+/// The same for processors that have no instruction for it.
+#[inline(always)]
+fn ones_by_sums(records: &[[u8; 16]]) -> usize {
+    let mut all = 0;
+    // A byte of sums holds what 15 masks have: each has at most 16 ones in two bytes.
+    for records in records.chunks(15) {
+        let mut bytes = 0;
+        for record in records {
+            let [low, high] = mask_words(record).map(|word| {
+                let pairs = word - (word >> 1 & 0x5555_5555);
+                (pairs & 0x3333_3333) + (pairs >> 2 & 0x3333_3333)
+            });
+            let nibbles = low + high;
+            bytes += (nibbles & 0x0F0F_0F0F) + (nibbles >> 4 & 0x0F0F_0F0F);
+        }
+        all += (bytes & 0x00FF_00FF) + (bytes >> 8 & 0x00FF_00FF);
+    }
+    ((all & 0xFFFF) + (all >> 16)) as usize
 }
 
 /// The lowest `n` set bits of `mask`, which has at least that many.
@@ -245,7 +296,19 @@ pub(super) fn is_dense(mask: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn ones_are_counted(bytes in proptest::collection::vec(prop_oneof![Just(0xFF), any::<u8>()], 512)) {
+            let (records, _) = bytes.as_chunks();
+            for n in 0..=records.len() {
+                prop_assert_eq!(ones_by_sums(&records[..n]), ones_by_instruction(&records[..n]));
+            }
+        }
+    }
 
     #[test]
     fn the_lowest_bits() {

@@ -8,14 +8,14 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(arm_dsp)]
-mod dsp;
 mod group;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
 pub mod portable;
 mod scalar;
 mod team;
+#[cfg(thumb2)]
+mod thumb;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -165,11 +165,11 @@ pub fn available() -> impl Iterator<Item = Kernel> {
         let features = x86::Features::of_this_processor();
         [avx512::detect(&features), avx2::detect(&features)]
     };
-    #[cfg(arm_dsp)]
-    let simd = [Some(dsp::DSP)];
+    #[cfg(thumb2)]
+    let simd = [Some(thumb::THUMB)];
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     let simd = neon::detect();
-    #[cfg(not(any(target_arch = "x86_64", arm_dsp, all(target_arch = "aarch64", target_feature = "neon"))))]
+    #[cfg(not(any(target_arch = "x86_64", thumb2, all(target_arch = "aarch64", target_feature = "neon"))))]
     let simd: [Option<Kernel>; 0] = [];
     simd.into_iter().flatten().chain([PORTABLE])
 }

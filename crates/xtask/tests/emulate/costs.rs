@@ -25,8 +25,8 @@ fn counts_instructions(name: &str, processor: Processor, card: &TestCard) {
         instructions(number(&said, " ticks").into(), number_after(&said, "ticks of ").into())
     });
     println!("{name}: {first} instructions per token");
-    // The moment at which the line is typed shifts where the timer interrupts.
-    assert!(first.abs_diff(second) <= first / 1000, "{first} and {second}");
+    // What the first run leaves behind and the moment at which a line is typed make a small difference.
+    assert!(first.abs_diff(second) <= first / 500, "{first} and {second}");
 
     let record = fs::read_to_string(xtask::root().join(RECORD)).unwrap();
     let row = format!("\n| {name} | ");

@@ -1,0 +1,234 @@
+//! Cortex-M3 and up: a sparse tile costs little more than its cells do.
+//!
+//! Four bits of a tile's mask are the number of a case, and a case is the products of its cells, one behind the other. What is
+//! left to do for four places, whatever is kept of them, is to find the next case: four instructions, beside 36 for a cell
+//! (23 with the DSP extension). All four places of a dense tile are a case like any other.
+#![allow(unsafe_code)]
+
+use core::arch::global_asm;
+
+use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS, TileRecord};
+use pageformer_card::{MatrixDims, Page};
+
+use super::group::{kept_cells, mask_words, ones};
+use super::scalar::{CELL_INPUTS, Cell, Tiles, consume};
+use super::{Compute, GroupProduct, Head, Kernel, Scratch, shared_source};
+use crate::attention::Plain;
+use crate::scaled::{is_usual, scaled, usual_parts};
+
+/// The kernel.
+pub(super) const THUMB: Kernel = Kernel::new(if cfg!(arm_dsp) { "dsp" } else { "thumb" }, &Thumb);
+
+/// Cells of the largest tile.
+const MOST_CELLS: usize = u64::BITS as usize;
+/// Tiles whose cells are worth to be counted.
+const MOST_AT_LAST: usize = 10;
+/// Scales that are usual.
+const USUAL: [u16; TILE_OUTPUTS] = [0x2000; TILE_OUTPUTS];
+
+#[derive(Clone, Copy)]
+struct Thumb;
+
+impl Compute for Thumb {
+    fn multiply(&self, product: &mut GroupProduct<'_>, cells: &[u8]) {
+        consume(product, cells, *self);
+    }
+
+    fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
+        kept_cells(dims, group, mask_page)
+    }
+
+    shared_source! { Plain }
+}
+
+impl Tiles for Thumb {
+    #[inline(always)]
+    fn add(self, cells: &[Cell], mask: u64, x: &[i8], sums: &mut [i32; TILE_OUTPUTS]) {
+        let record = TileRecord { scales: [0; TILE_OUTPUTS], mask };
+        if let Some((more, _)) = tile(&record, cells, x, &Scale::NONE) {
+            for (sum, more) in sums.iter_mut().zip(more) {
+                *sum += more as i32;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn whole<'c>(
+        self,
+        record: &TileRecord,
+        cells: &'c [Cell],
+        x: &[i8],
+        x_scale: f32,
+    ) -> Option<([f32; TILE_OUTPUTS], &'c [Cell])> {
+        let scale = Scale::new(x_scale).filter(|_| are_usual(&record.scales));
+        let (products, later) = tile(record, cells, x, scale.as_ref().unwrap_or(&Scale::NONE))?;
+        let products = match scale {
+            Some(_) => products.map(f32::from_bits),
+            None => scaled(x_scale, &record.scales, &products.map(|sum| sum as i32)),
+        };
+        Some((products, later))
+    }
+
+    /// The tiles of a matrix of one segment share their activations.
+    #[inline(always)]
+    fn several<'c>(self, product: &mut GroupProduct<'_>, mut cells: &'c [Cell]) -> &'c [Cell] {
+        if product.segments != 1 || product.batch != 1 {
+            return cells;
+        }
+        let Some(scale) = Scale::new(product.x_scale(0, 0)) else { return cells };
+        let (records, _) = product.mask_page.as_chunks();
+        let mut records = records.get(product.next..product.tiles).unwrap_or(&[]);
+        let (mut out, _) =
+            product.y.get_mut(product.row..).unwrap_or(&mut []).as_chunks_mut::<TILE_OUTPUTS>();
+        if product.x.len() < TILE_INPUTS && !are_within(records, product.x.len() / CELL_INPUTS) {
+            return cells;
+        }
+        // As long as there are cells for any tile; then those that are left, if theirs are known to be here, too.
+        let mut at_least = MOST_CELLS;
+        loop {
+            let tiles = records.len().min(out.len());
+            let Some(last) = cells.len().checked_sub(at_least).filter(|_| tiles > 0) else { return cells };
+            let begin = out.as_mut_ptr();
+            let mut run = Run {
+                record: records.as_ptr(),
+                out: begin.cast(),
+                x: product.x.as_ptr(),
+                scale,
+                last: cells.as_ptr().wrapping_add(last),
+                end: begin.wrapping_add(tiles).cast(),
+                cells: cells.as_ptr(),
+            };
+            // SAFETY: there is a record for each output up to `end`, activations for each place of the masks, and from `last` on
+            // as many cells as any tile has, or there are those of all the tiles.
+            unsafe { pageformer_thumb_multiply(&mut run) };
+            // SAFETY: these have moved within the same slices, or to their ends.
+            let (done, used) = unsafe {
+                (
+                    run.record.offset_from_unsigned(records.as_ptr()),
+                    run.cells.offset_from_unsigned(cells.as_ptr()),
+                )
+            };
+            product.next += done;
+            product.row += done * TILE_OUTPUTS;
+            cells = cells.get(used..).unwrap_or(&[]);
+            records = records.get(done..).unwrap_or(&[]);
+            out = out.get_mut(done..).unwrap_or(&mut []);
+            if at_least == 0 || records.len() > MOST_AT_LAST || ones(records) > cells.len() {
+                return cells;
+            }
+            at_least = 0;
+        }
+    }
+}
+
+/// The products of a tile whose cells are the first of those given, as bits of f32 or, without a scale, as sums; and the cells
+/// behind. `None` if not all of the tile's are there. With a scale, those of the record must be usual.
+#[inline(never)]
+fn tile<'c>(
+    record: &TileRecord,
+    cells: &'c [Cell],
+    x: &[i8],
+    scale: &Scale,
+) -> Option<([u32; TILE_OUTPUTS], &'c [Cell])> {
+    let mask = record.mask;
+    // Counting takes as long as a cell; mostly there are more cells than any tile has.
+    if cells.len() < MOST_CELLS && cells.len() < count(mask) {
+        return None;
+    }
+    let mut products = [0; TILE_OUTPUTS];
+    let width = (u64::BITS - mask.leading_zeros()) as usize;
+    if x.len() < TILE_INPUTS && x.len() / CELL_INPUTS < width {
+        // A damaged mask.
+        return Some((products, cells.get(count(mask)..)?));
+    }
+    let [a, b, c, d] = if scale.scaled == 0 { USUAL } else { record.scales }.map(u32::from);
+    let record = [a | b << 16, c | d << 16, mask as u32, (mask >> 32) as u32];
+    let out = &raw mut products;
+    let mut run = Run {
+        record: (&raw const record).cast(),
+        out,
+        x: x.as_ptr(),
+        scale: *scale,
+        last: cells.as_ptr(),
+        end: out.wrapping_add(1),
+        cells: cells.as_ptr(),
+    };
+    // SAFETY: one record, one output, as many cells as the mask has bits, and activations for each of its places.
+    unsafe { pageformer_thumb_multiply(&mut run) };
+    // SAFETY: behind as many of the cells as the mask has bits.
+    let used = unsafe { run.cells.offset_from_unsigned(cells.as_ptr()) };
+    Some((products, cells.get(used..)?))
+}
+
+// Inlined, it would be done before it is known to be wanted.
+#[cold]
+#[inline(never)]
+fn count(mask: u64) -> usize {
+    mask.count_ones() as usize
+}
+
+/// Tiles that are multiplied with the same activations.
+#[repr(C)]
+struct Run {
+    /// The next tile's record.
+    record: *const [u8; 16],
+    /// Its products as bits of f32, or its sums.
+    out: *mut [u32; TILE_OUTPUTS],
+    /// Activations.
+    x: *const i8,
+    scale: Scale,
+    /// The last of the cells that a tile may begin with, so that all it can have are there.
+    last: *const Cell,
+    /// The end of `out`.
+    end: *mut [u32; TILE_OUTPUTS],
+    /// The next tile's cells.
+    cells: *const Cell,
+}
+
+/// The activations' scale.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Scale {
+    /// 0 if sums are wanted, without scales.
+    scaled: u32,
+    /// With a floating-point unit, an f32; otherwise what [`usual_parts`] gives.
+    value: u32,
+    exponent: u32,
+}
+
+impl Scale {
+    const NONE: Self = Self { scaled: 0, value: 0, exponent: 0 };
+
+    /// `None` if the general path must be taken.
+    #[inline(always)]
+    fn new(x_scale: f32) -> Option<Self> {
+        let (value, exponent) = if cfg!(soft_f32) { usual_parts(x_scale)? } else { (x_scale.to_bits(), 0) };
+        Some(Self { scaled: 1, value, exponent })
+    }
+}
+
+/// Whether the assembly may do with the weights' scales.
+#[inline(always)]
+fn are_usual(scales: &[u16; TILE_OUTPUTS]) -> bool {
+    !cfg!(soft_f32) || is_usual(scales)
+}
+
+/// Whether no mask has a bit beyond the first `places`.
+#[inline(always)]
+fn are_within(records: &[[u8; 16]], places: usize) -> bool {
+    let [low, high] = records.iter().map(mask_words).fold([0, 0], |[a, b], [c, d]| [a | c, b | d]);
+    let all = u64::from(high) << 32 | u64::from(low);
+    (u64::BITS - all.leading_zeros()) as usize <= places
+}
+
+unsafe extern "C" {
+    /// Multiplies tiles until `out` ends, the cells of the next might not all be there, or its scales are not usual. With
+    /// [`Scale::NONE`], `record` is one that is usual.
+    ///
+    /// # Safety
+    /// `run` has a record for each output, the cells of each that begins not behind `last`, and activations for each place of
+    /// their masks.
+    fn pageformer_thumb_multiply(run: *mut Run);
+}
+
+global_asm!(concat!(env!("THUMB_TARGET"), "\n", include_str!("thumb.s")), options(raw));

@@ -1,0 +1,296 @@
+@ Tiles of a matrix that share their activations, by Thumb-2. thumb.rs has the words for what this reads and writes, and build.rs
+@ sets ARM_DSP and SOFT_F32 to what the target has.
+@
+@ While cells are multiplied: r0 cells, r1 activations of the last of four places, r2 what is left of the mask's word, r3 a
+@ weight, r4 to r7 sums, r8 to r11 activations of one place, r12 the mask's other word, lr the table of cases.
+
+    .syntax unified
+    .thumb
+
+@ Offsets of `Run`, of which there is a copy on the stack, and behind it where it came from. In the copy, X is that of place 3.
+    .equ RECORD, 0
+    .equ OUT, 4
+    .equ X, 8
+    .equ SCALED, 12
+    .equ X_SCALE, 16
+    .equ X_EXPONENT, 20
+    .equ LAST, 24
+    .equ END, 28
+    .equ CELLS, 32
+    .equ RUN, 36
+
+.if ARM_DSP
+@ Two products of 16 bits an instruction: of bytes 0 and 2 of four, then of bytes 1 and 3.
+    .macro row sum
+    ldr r3, [r0], #4
+    sxtb16 r10, r3
+    sxtb16 r3, r3, ror #8
+    smlad \sum, r10, r8, \sum
+    smlad \sum, r3, r9, \sum
+    .endm
+
+    .macro load place
+    .if \place == 3
+    ldr r9, [r1], #16
+    .else
+    ldr r9, [r1, #4 * \place - 12]
+    .endif
+    sxtb16 r8, r9
+    sxtb16 r9, r9, ror #8
+    .endm
+.else
+    .macro row sum
+    .irp x, r8, r9, r10, r11
+    ldrsb r3, [r0], #1
+    mla \sum, r3, \x, \sum
+    .endr
+    .endm
+
+    .macro load place
+    ldrsb r9, [r1, #4 * \place - 11]
+    ldrsb r10, [r1, #4 * \place - 10]
+    ldrsb r11, [r1, #4 * \place - 9]
+    .if \place == 3
+    ldrsb r8, [r1], #16
+    .else
+    ldrsb r8, [r1, #4 * \place - 12]
+    .endif
+    .endm
+.endif
+
+@ A cell at one of the four places; the last goes on to the next four.
+    .macro cell place
+    load \place
+    row r4
+    row r5
+    row r6
+    row r7
+    .endm
+
+@ Goes to the case of four places.
+    .macro case
+    and r3, r2, #15
+    lsrs r2, r2, #4
+    ldr pc, [lr, r3, lsl #2]
+    .endm
+
+@ The same after a case without place 3.
+    .macro next
+    add r1, r1, #16
+    case
+    .endm
+
+.if SOFT_F32
+@ `usual` in scaled.rs for one output, and `rounded` twice: of the bits that are cut off, the first is the carry, and the zero flag
+@ tells whether there are others. r1 significand and r9 exponent of the activations' scale, r8 exponent of the product and, above
+@ it, the sign, r10 behind the record, r11 out, r12 one.
+    .macro finish sum, scale
+    ldrh r2, [r10, #\scale]
+    add r8, r9, r2, lsr #7
+    bfi r2, r12, #7, #25
+    muls r2, r1, r2
+    bmi .Llong\@
+    lsls r3, r2, #26
+    lsr r3, r2, #7
+.Lfirst\@:
+    adc r3, r3, #0
+    beq .Lfirst_half\@
+.Lrounded\@:
+    cmp \sum, #0
+    itt mi
+    rsbmi \sum, \sum, #0
+    addmi r8, r8, #0x100
+    clz r2, \sum
+    lsl \sum, \sum, r2
+    sub r8, r8, r2
+    umull r2, r3, r3, \sum
+    tst r3, #0x800000
+    beq .Lshort\@
+.Lsecond\@:
+    lsls r2, r2, #1
+    adc r3, r3, #0
+    beq .Lsecond_half\@
+.Lproduct\@:
+    add r3, r3, r8, lsl #23
+.Lstore\@:
+    str r3, [r11], #4
+    .pushsection .text.pageformer_thumb_multiply, 1
+.Llong\@:
+    lsls r3, r2, #25
+    lsr r3, r2, #8
+    add r8, r8, #1
+    b .Lfirst\@
+.Lfirst_half\@:
+    it cs
+    biccs r3, r3, #1
+    b .Lrounded\@
+.Lshort\@:
+    adds r2, r2, r2
+    adc r3, r3, r3
+    sub r8, r8, #1
+    b .Lsecond\@
+.Lsecond_half\@:
+    it cs
+    biccs r3, r3, #1
+    cmp r3, #0
+    bne .Lproduct\@
+    b .Lstore\@
+    .popsection
+    .endm
+.else
+    .fpu fpv4-sp-d16
+.endif
+
+    .section .text.pageformer_thumb_multiply, "ax", %progbits
+    .global pageformer_thumb_multiply
+    .type pageformer_thumb_multiply, %function
+    .thumb_func
+    .p2align 2
+pageformer_thumb_multiply:
+    push {r0, r4-r11, lr}
+    ldm r0, {r1-r9}
+    add r3, r3, #12
+    push {r1-r9}
+    mov r0, r9
+    adr.w lr, cases
+tile:
+    ldr r1, [sp, #LAST]
+    ldr r3, [sp, #RECORD]
+    cmp r0, r1
+    bhi return
+    ldr r8, [r3], #16
+    ldr r9, [r3, #-12]
+    ldr r2, [r3, #-8]
+    ldr r12, [r3, #-4]
+    ldr r1, [sp, #X]
+.if SOFT_F32
+    @ Whether the weights' scales are usual.
+    and r8, r8, #0xE000E000
+    and r9, r9, #0xE000E000
+    cmp r8, #0x20002000
+    it eq
+    cmpeq r9, #0x20002000
+    bne return
+.endif
+    str r3, [sp, #RECORD]
+    movs r4, #0
+    movs r5, #0
+    movs r6, #0
+    movs r7, #0
+    case
+
+    .p2align 2
+    @ Bit 0 of an address stands for Thumb code.
+cases:
+    .word place_ + 1, place_0 + 1, place_1 + 1, place_01 + 1, place_2 + 1, place_02 + 1, place_12 + 1, place_012 + 1
+    .word place_3 + 1, place_03 + 1, place_13 + 1, place_013 + 1, place_23 + 1, place_023 + 1, place_123 + 1, place_0123 + 1
+
+    @ A case is the end of another one where it can be.
+place_0123:
+    cell 0
+place_123:
+    cell 1
+place_23:
+    cell 2
+place_3:
+    cell 3
+    case
+place_012:
+    cell 0
+place_12:
+    cell 1
+place_2:
+    cell 2
+    next
+place_01:
+    cell 0
+place_1:
+    cell 1
+    next
+place_0:
+    cell 0
+    next
+place_013:
+    cell 0
+place_13:
+    cell 1
+    b place_3
+place_023:
+    cell 0
+    b place_23
+place_03:
+    cell 0
+    b place_3
+place_02:
+    cell 0
+    b place_2
+place_:
+    @ The flags are those of the shift: nothing is left of the word.
+    beq word
+    next
+
+word:
+    movs r2, r12
+    beq finished
+    ldr r1, [sp, #X]
+    mov r12, #0
+    add r1, r1, #128
+    case
+
+finished:
+    ldr r1, [sp, #SCALED]
+    ldr r11, [sp, #OUT]
+    cbnz r1, products
+    stm r11!, {r4-r7}
+    b ended
+products:
+.if SOFT_F32
+    ldr r1, [sp, #X_SCALE]
+    ldr r9, [sp, #X_EXPONENT]
+    ldr r10, [sp, #RECORD]
+    mov r12, #1
+    finish r4, -16
+    finish r5, -14
+    finish r6, -12
+    finish r7, -10
+.else
+    ldr r10, [sp, #RECORD]
+    vldr s0, [sp, #X_SCALE]
+    @ A bf16 is the upper half of an f32.
+    ldr r1, [r10, #-16]
+    ldr r3, [r10, #-12]
+    lsl r2, r1, #16
+    bfc r1, #0, #16
+    lsl r8, r3, #16
+    bfc r3, #0, #16
+    vmov s4, s5, r2, r1
+    vmov s6, s7, r8, r3
+    vmov s8, s9, r4, r5
+    vmov s10, s11, r6, r7
+    vmul.f32 s4, s0, s4
+    vmul.f32 s5, s0, s5
+    vmul.f32 s6, s0, s6
+    vmul.f32 s7, s0, s7
+    vcvt.f32.s32 s8, s8
+    vcvt.f32.s32 s9, s9
+    vcvt.f32.s32 s10, s10
+    vcvt.f32.s32 s11, s11
+    vmul.f32 s4, s4, s8
+    vmul.f32 s5, s5, s9
+    vmul.f32 s6, s6, s10
+    vmul.f32 s7, s7, s11
+    vstmia r11!, {s4-s7}
+.endif
+ended:
+    ldr r1, [sp, #END]
+    str r11, [sp, #OUT]
+    cmp r11, r1
+    bne tile
+
+return:
+    ldr r1, [sp, #RUN]
+    ldr r2, [sp, #RECORD]
+    str r2, [r1, #RECORD]
+    str r0, [r1, #CELLS]
+    add sp, #40
+    pop {r4-r11, pc}
