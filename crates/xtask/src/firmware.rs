@@ -35,6 +35,24 @@ impl Processor {
     }
 }
 
+/// A program for the emulated board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The firmware.
+    Firmware,
+    /// Checks and measures the kernel for matrices; wants no card.
+    Kernels,
+}
+
+impl Program {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Firmware => "pageformer-qemu-cortex-m3",
+            Self::Kernels => "kernels",
+        }
+    }
+}
+
 /// How to build for a bare-metal target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Toolchain {
@@ -106,18 +124,18 @@ impl Toolchain {
     }
 }
 
-/// Builds the firmware of the emulated board and returns its ELF file.
+/// Builds a program for the emulated board and returns its ELF file.
 ///
 /// # Errors
 /// If there is no toolchain for it, or it does not build; then cargo has said why.
-pub fn build(processor: Processor) -> Result<PathBuf> {
+pub fn build(program: Program, processor: Processor) -> Result<PathBuf> {
     let target = processor.target();
     let toolchain = Toolchain::find(target)?;
     let dir = root().join("firmware/qemu-cortex-m3");
     let target_dir = target_dir(&dir);
     let status = toolchain
         .cargo(target)
-        .args(["build", "--release", "--quiet", "--locked", "--target", target])
+        .args(["build", "--release", "--quiet", "--locked", "--target", target, "--bin", program.name()])
         .args(toolchain.options())
         .arg("--target-dir")
         .arg(&target_dir)
@@ -127,7 +145,7 @@ pub fn build(processor: Processor) -> Result<PathBuf> {
     if !status.success() {
         bail!("the firmware does not build; in {}", dir.display());
     }
-    Ok(target_dir.join(target).join("release/pageformer-qemu-cortex-m3"))
+    Ok(target_dir.join(target).join("release").join(program.name()))
 }
 
 /// Where the firmware is built: its own folder, or one beside the rest if that is elsewhere.

@@ -8,6 +8,7 @@ pub mod card;
 pub mod emulator;
 pub mod esp32;
 pub mod firmware;
+pub mod kernels;
 pub mod profile;
 
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
 use xtask::emulator::{Emulator, Options, instructions};
-use xtask::firmware::Processor;
+use xtask::firmware::{Processor, Program};
 use xtask::{card, emulator, esp32, firmware};
 
 /// Chores of the project.
@@ -57,6 +57,9 @@ struct Emulate {
     /// Count the instructions of a token function by function, and end
     #[arg(long, conflicts_with_all = ["script", "bench"])]
     profile: bool,
+    /// Check the kernel for matrices and count its instructions, without a card, and end
+    #[arg(long, conflicts_with_all = ["card", "script", "bench", "profile"])]
+    kernels: bool,
 }
 
 fn main() -> Result<()> {
@@ -68,11 +71,14 @@ fn main() -> Result<()> {
 
 impl Emulate {
     fn run(self) -> Result<()> {
+        if self.kernels {
+            return kernels(self.cpu);
+        }
         let dir = tempfile::tempdir()?;
         let card = self.card.unwrap_or_else(card::default_card);
         let image = card::image(&card, &dir.path().join("card.img"))?;
         eprintln!("building the firmware ...");
-        let firmware = firmware::build(self.cpu)?;
+        let firmware = firmware::build(Program::Firmware, self.cpu)?;
         let options = Options {
             image: Some(&image),
             processor: self.cpu,
@@ -143,6 +149,19 @@ fn bench(firmware: &Path, options: &Options<'_>) -> Result<()> {
         None => bail!("the firmware has no clock"),
     }
     println!("\n{}", emulator.line("/memory")?);
+    Ok(())
+}
+
+/// Prints what the kernel for matrices takes.
+fn kernels(processor: Processor) -> Result<()> {
+    eprintln!("building the program ...");
+    let program = firmware::build(Program::Kernels, processor)?;
+    let report = xtask::kernels::run(&program, processor)?;
+    println!("{}", report.agreement);
+    println!("instructions for 32 tiles: inputs, all cells, half of them, ratio");
+    for xtask::kernels::Tiles { inputs, all, half } in report.tiles {
+        println!("{inputs:>6} {all:>8} {half:>8} {:>6.2}", all as f64 / half as f64);
+    }
     Ok(())
 }
 

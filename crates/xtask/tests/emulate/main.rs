@@ -6,13 +6,14 @@
 mod cards;
 mod costs;
 mod faults;
+mod kernels;
 mod same;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use xtask::emulator::{Emulator, Options, installed};
-use xtask::firmware::{self, Processor};
+use xtask::firmware::{self, Processor, Program};
 
 /// The firmware, built once; `None` where it is not asked for.
 fn built() -> Option<&'static Path> {
@@ -23,15 +24,18 @@ fn built() -> Option<&'static Path> {
 fn built_for(processor: Processor) -> Option<&'static Path> {
     static ELF: [OnceLock<Option<PathBuf>>; 2] = [const { OnceLock::new() }; 2];
     ELF[processor as usize]
-        .get_or_init(|| {
-            if std::env::var_os("PAGEFORMER_REQUIRE_EMULATOR").is_none() {
-                eprintln!("skipped: takes minutes; `bash firmware/ci.sh` runs it");
-                return None;
-            }
-            assert!(installed(), "qemu-system-arm is not installed");
-            Some(firmware::build(processor).unwrap())
-        })
+        .get_or_init(|| asked_for().then(|| firmware::build(Program::Firmware, processor).unwrap()))
         .as_deref()
+}
+
+/// Whether the emulator is to be used.
+fn asked_for() -> bool {
+    if std::env::var_os("PAGEFORMER_REQUIRE_EMULATOR").is_none() {
+        eprintln!("skipped: takes minutes; `bash firmware/ci.sh` runs it");
+        return false;
+    }
+    assert!(installed(), "qemu-system-arm is not installed");
+    true
 }
 
 fn start(elf: &Path, image: Option<&Path>) -> (Emulator, String) {
