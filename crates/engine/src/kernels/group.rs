@@ -78,7 +78,7 @@ impl<'a> GroupProduct<'a> {
             segment: first % segments,
             segments,
             tile: None,
-            // Most tiles do without, and filling this takes as long as half of a tile.
+            // Most tiles do without, and filling this takes hundreds of instructions.
             sums: [const { MaybeUninit::uninit() }; MAX_BATCH as usize],
             x: x.values,
             x_stride: dims.padded_inputs() as usize,
