@@ -142,7 +142,7 @@ impl<T> Turns<T> {
             }
         }
         let mut round = 0;
-        while self.taken.swap(true, Ordering::Acquire) {
+        while self.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             while self.taken.load(Ordering::Relaxed) {
                 team.pause(round);
                 round = round.saturating_add(1);
