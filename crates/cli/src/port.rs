@@ -22,10 +22,17 @@ static SIGNALLED: AtomicBool = AtomicBool::new(false);
 /// The program waits for its input: a signal ends it.
 static WAITING: AtomicBool = AtomicBool::new(true);
 
+/// The error of printing, unless it is that the reader of a pipe is gone, who has seen enough.
+pub fn unless_closed(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
+}
+
 /// What was typed and has not been taken yet. Clones are of the same.
 #[derive(Clone)]
 pub struct Keys {
     person: bool,
+    /// Why nothing can be printed any more.
+    broken: Rc<RefCell<Option<io::Error>>>,
     typed: Rc<RefCell<VecDeque<u8>>>,
 }
 
@@ -33,6 +40,11 @@ impl Keys {
     /// Whether a person sits at a terminal.
     pub fn person(&self) -> bool {
         self.person
+    }
+
+    /// Why nothing could be printed any more, if that is so; that nobody reads it is no error.
+    pub fn broken(&self) -> io::Result<()> {
+        self.broken.take().map_or(Ok(()), Err).or_else(unless_closed)
     }
 
     /// Waits a little for a key, at a terminal.
@@ -110,8 +122,19 @@ impl StdPort {
                 }
             })?;
         }
-        let keys = Keys { person, typed: Rc::default() };
+        let keys = Keys { person, broken: Rc::default(), typed: Rc::default() };
         Ok((Self { keys: keys.clone(), last: b'\n' }, keys))
+    }
+}
+
+impl StdPort {
+    /// The console only knows that its port is closed: keeps why.
+    fn keep(&self, printed: io::Result<()>) -> io::Result<()> {
+        printed.map_err(|error| {
+            let kind = error.kind();
+            self.keys.broken.borrow_mut().get_or_insert(error);
+            kind.into()
+        })
     }
 }
 
@@ -164,15 +187,16 @@ impl Read for StdPort {
 impl Write for StdPort {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         // The console writes line ends by themselves.
-        match (buf, self.keys.person) {
-            (b"\r\n", false) => io::stdout().write_all(b"\n")?,
-            _ => io::stdout().write_all(buf)?,
-        }
-        Ok(buf.len())
+        let printed = match (buf, self.keys.person) {
+            (b"\r\n", false) => io::stdout().write_all(b"\n"),
+            _ => io::stdout().write_all(buf),
+        };
+        self.keep(printed).map(|()| buf.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stdout().flush()
+        let printed = io::stdout().flush();
+        self.keep(printed)
     }
 }
 

@@ -127,6 +127,9 @@ impl Tuning {
 impl Generate {
     /// Checks what clap cannot.
     pub fn check(&self) -> Result<()> {
+        if self.ram == Some(0) {
+            bail!("--ram 0 is no memory; give what a board has, such as --ram 64K");
+        }
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             bail!("--temperature {} is not possible: 0 or more, such as 0.8", self.temperature);
         }

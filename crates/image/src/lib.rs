@@ -120,7 +120,13 @@ pub fn write_image(
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let in_out = |source| Error::Write { path: out.into(), source };
-    let mut image = builder.tempfile_in(folder).map_err(in_out)?;
+    if !folder.is_dir() {
+        let problem = format!("there is no folder {}; make it, or write elsewhere", folder.display());
+        return Err(in_out(std::io::Error::new(std::io::ErrorKind::NotFound, problem)));
+    }
+    // Its own message names the temporary file, which is of no interest.
+    let made = builder.tempfile_in(folder).map_err(|error| error.kind().into());
+    let mut image = made.map_err(in_out)?;
 
     let volume = write::empty_volume(image.as_file_mut(), out, &plan, directory.label(), options.volume_id)?;
     let used_clusters = plan.check(&volume)?;

@@ -53,7 +53,10 @@ pub(crate) fn empty_volume(
         starting_lba: PARTITION_SECTOR,
         sectors: plan.volume_sectors(),
     };
-    table.write_into(image)?;
+    // In memory first: what goes wrong with the file is then said by the system, not by the table's writer.
+    let mut sector = Cursor::new(vec![0; SECTOR_BYTES]);
+    table.write_into(&mut sector)?;
+    image.rewind().and_then(|()| image.write_all(&sector.into_inner())).map_err(in_out)?;
 
     let mut format = FormatVolumeOptions::new()
         .total_sectors(plan.volume_sectors())

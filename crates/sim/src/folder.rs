@@ -37,7 +37,7 @@ impl FolderCard {
     pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
         let file = |name: &str| {
             let path = dir.join(name);
-            fs::read(&path).map_err(|source| OpenError::Io { path, source })
+            fs::read(&path).map_err(|source| OpenError::file(path, source))
         };
         Ok(Self {
             dir: dir.to_owned(),
@@ -64,7 +64,7 @@ impl FolderCard {
                     let bytes = file.metadata()?.len();
                     Ok((file, bytes))
                 };
-                let (file, bytes) = open().map_err(|source| OpenError::Io { path: path.clone(), source })?;
+                let (file, bytes) = open().map_err(|source| OpenError::file(path.clone(), source))?;
                 Weights::Packed(file, bytes)
             }
             Layout::Files => Weights::Files(self.order_pages(table)?),

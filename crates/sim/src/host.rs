@@ -25,6 +25,9 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
+    /// A file of the card is not there.
+    #[error("{}: no such file; the card is not whole: export it again, or copy all of its files", .0.display())]
+    Missing(PathBuf),
     /// There is no card.
     #[error("{}: no such file or folder; give the folder or the image of an exported card", .0.display())]
     NotFound(PathBuf),
@@ -65,6 +68,16 @@ pub enum OpenError {
     /// The tables do not fit the memory.
     #[error("the tables of tensors and pages need {needed} bytes of RAM, {left} are left; give more with --ram", needed = .0.needed, left = .0.left)]
     Memory(OutOfMemory),
+}
+
+impl OpenError {
+    /// A file of the card cannot be read.
+    pub(crate) fn file(path: PathBuf, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::Missing(path),
+            _ => Self::Io { path, source },
+        }
+    }
 }
 
 impl From<OutOfMemory> for OpenError {

@@ -308,12 +308,19 @@ pub fn write_card(
             fs::remove_dir_all(leftover).map_err(io(leftover))?;
         }
     }
-    fs::create_dir_all(&partial).map_err(io(&partial))?;
-    for (done, file) in (1..).zip(&card.files) {
-        let path = partial.join(&file.name);
-        fs::write(&path, &file.bytes).map_err(io(&path))?;
-        progress(done, card.files.len() as u64);
-    }
+    let mut write = || {
+        fs::create_dir_all(&partial).map_err(io(&partial))?;
+        for (done, file) in (1..).zip(&card.files) {
+            let path = partial.join(&file.name);
+            fs::write(&path, &file.bytes).map_err(io(&path))?;
+            progress(done, card.files.len() as u64);
+        }
+        Ok(())
+    };
+    write().inspect_err(|_: &ExportError| {
+        // Half a card is of no use, and the first error is the one to tell.
+        let _ = fs::remove_dir_all(&partial);
+    })?;
     if dir.exists() {
         fs::rename(dir, &old).map_err(io(dir))?;
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use pageformer_console::{Console, End, Host, HostCommand, LineEditor, Settings};
 use pageformer_engine::Session;
@@ -56,22 +56,31 @@ impl Chat {
         // Whatever is wrong with the card is said before the terminal is taken over.
         model.fits(ram)?;
         let (port, keys) = StdPort::open()?;
-        let host = Pc { model: model.clone(), ram, keys, started: Instant::now() };
+        let host =
+            Pc { model: model.clone(), ram, keys, started: Instant::now(), failed: false, reload: false };
         let mut console = Console::with_editor(LineEditor::<EDITOR_BYTES>::default(), port, host, settings);
+        let mut asked = false;
         loop {
             let mut memory = buffer(console.host().ram);
             let (request, tuning) = (model.generate.request(), &model.generate.tuning);
             let end = match &model.board {
-                None => talk(&mut console, start(&model.card, &mut memory, &request, tuning)),
+                None => talk(&mut console, start(&model.card, &mut memory, &request, tuning), asked),
                 Some((setup, clock)) => {
                     let session = start_on_board(&model.card, &mut memory, &request, tuning, setup, clock);
-                    talk(&mut console, session)
+                    talk(&mut console, session, asked)
                 }
             };
             let end = if end == End::CardGone { console.wait(&mut || false) } else { end };
             if end == End::Closed {
+                let Pc { keys, failed, .. } = console.host();
+                keys.broken().context("cannot print")?;
+                if *failed && !keys.person() {
+                    bail!("not everything was answered, as said above");
+                }
                 return Ok(());
             }
+            // Whoever types /card wants all of it to be looked at.
+            asked = !std::mem::take(&mut console.host().reload);
         }
     }
 }
@@ -80,9 +89,14 @@ impl Chat {
 type PcConsole = Console<StdPort, Pc, EDITOR_BYTES>;
 
 /// Talks until the session ends.
-fn talk<C: Card>(console: &mut PcConsole, session: Result<Session<'_, C>>) -> End {
+fn talk<C: Card>(console: &mut PcConsole, session: Result<Session<'_, C>>, asked: bool) -> End {
     match session {
         Ok(mut session) => {
+            match asked.then(|| console.verify(&mut session, true)) {
+                None | Some(Ok(true)) => {}
+                Some(Ok(false)) => return End::CardGone,
+                Some(Err(_)) => return End::Closed,
+            }
             if console.host().person() && console.banner(&session).is_err() {
                 return End::Closed;
             }
@@ -129,6 +143,10 @@ struct Pc {
     ram: usize,
     keys: Keys,
     started: Instant,
+    /// Whether something went wrong.
+    failed: bool,
+    /// Whether the session is started anew for another reason than the card.
+    reload: bool,
 }
 
 impl Host for Pc {
@@ -172,7 +190,7 @@ impl Host for Pc {
             "ram" => match parse_bytes(argument) {
                 Ok(ram) => match self.model.fits(ram) {
                     Ok(()) => {
-                        self.ram = ram;
+                        (self.ram, self.reload) = (ram, true);
                         return Ok(HostCommand::End(End::Reload));
                     }
                     Err(error) => writeln!(out, "{error:#}")?,
@@ -189,6 +207,7 @@ impl Host for Pc {
             return writeln!(out, "\nerror: {error}");
         }
         // The output is for answers alone.
+        self.failed = true;
         eprintln!("error: {error}");
         Ok(())
     }

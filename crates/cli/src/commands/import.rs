@@ -39,6 +39,10 @@ pub enum Import {
 
 impl Import {
     pub fn run(self) -> Result<()> {
+        let (Import::Llama2c { output, .. } | Import::Sketch { output, .. }) = &self;
+        if output.exists() && !output.is_dir() {
+            bail!("{} is there already and no folder; give another -o", output.display());
+        }
         let (model, tokenizer, output) = match self {
             Import::Llama2c { checkpoint, tokenizer, output } => {
                 let (model, tokenizer) = pageformer_import::llama2c(&checkpoint, &tokenizer)?;

@@ -26,7 +26,12 @@ use clap::{Parser, Subcommand};
 #[derive(Subcommand)]
 pub enum Command {
     /// Make a model folder from another project's files
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  \
+            pageformer import llama2c stories260K.bin --tokenizer tok512.bin -o model/\n  \
+            pageformer import sketch /media/sdcard --heads 4 -o model/"
+    )]
     Import(import::Import),
     /// Train a model on your own text or chats
     Train(train::Train),

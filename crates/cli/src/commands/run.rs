@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::card::CardArg;
+use crate::port::unless_closed;
 use crate::session::{Account, Generate, buffer, explain, memory_table, start};
 
 /// Continues a text with the model of a card, in as much RAM as a board has.
@@ -41,17 +42,23 @@ impl Run {
         let mut account = Account::begin(&mut session);
         let mut text = Vec::new();
         let mut out = io::stdout().lock();
+        let mut printed = Ok(());
         let reply = session
             .reply(&self.prompt, stop.as_str(), self.generate.max_tokens, &mut |bytes| {
                 account.heard(bytes);
                 text.extend_from_slice(bytes);
-                // A closed pipe ends the reply.
-                self.json || out.write_all(bytes).and_then(|()| out.flush()).is_ok()
+                // What cannot be printed ends the reply.
+                if !self.json && printed.is_ok() {
+                    printed = out.write_all(bytes).and_then(|()| out.flush());
+                }
+                printed.is_ok()
             })
             .map_err(explain);
         if !self.json {
             let _ = writeln!(out);
         }
+        // A reader of a pipe that is gone has seen enough.
+        printed.or_else(unless_closed)?;
         let reply = reply?;
         let costs = account.end(&session, &reply);
         let plan = session.engine().plan();

@@ -40,6 +40,9 @@ pub struct Train {
     /// Continue a run that was stopped
     #[arg(long)]
     resume: bool,
+    /// Replace a model that is there
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     options: Options,
 }
@@ -177,6 +180,12 @@ impl Train {
         self.options.apply(&mut recipe);
         recipe.check("options")?;
         ready(&self.output)?;
+        if self.output.join("model.safetensors").exists() && !self.force && !self.resume {
+            bail!(
+                "{}: a model is there already; give another -o, or --force to replace it",
+                self.output.display()
+            );
+        }
         let sets = Sets::read(&recipe)?;
         let tokenizer = recipe.tokenizer(&sets.texts())?;
         let frame = frame(&recipe, &tokenizer);

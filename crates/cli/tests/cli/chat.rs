@@ -54,7 +54,7 @@ fn commands_work_through_a_pipe() {
 fn a_line_that_does_not_fit_is_an_error_and_the_next_one_is_answered() {
     let place = Place::with_tiny_card();
     let ran = place.run_with("chat card --max-tokens 8", &format!("{}\nHello\n", "long ".repeat(50)));
-    assert_eq!(ran.code, Some(0));
+    assert_eq!(ran.code, Some(1));
     assert!(ran.err.contains("error: ") && ran.err.contains("fit"), "{ran:#?}");
     assert_eq!(ran.out, format!("{}\n", continues(&place, "Hello")));
     // So is one that does not even fit the line editor.

@@ -196,14 +196,81 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 #[cfg(target_os = "linux")]
 fn a_full_disk_is_an_error_and_no_panic() {
     let place = Place::with_tiny_card();
-    let output = Command::new(env!("CARGO_BIN_EXE_pageformer"))
-        .args(["inspect", "card"])
-        .current_dir(place.path(""))
-        .stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap())
-        .output()
-        .unwrap();
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(message.starts_with("error: ") && message.contains("No space left"), "{message}");
-    assert!(!message.contains("panicked"), "{message}");
+    fs::write(place.path("lines"), "Hi\n").unwrap();
+    for command in ["inspect card", "run card --prompt Hi --ram 32K", "chat card --ram 32K"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_pageformer"))
+            .args(command.split(' '))
+            .current_dir(place.path(""))
+            .stdin(fs::File::open(place.path("lines")).unwrap())
+            .stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap())
+            .output()
+            .unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{command}: {message}");
+        assert!(message.contains("error: ") && message.contains("No space left"), "{command}: {message}");
+        assert!(!message.contains("panicked"), "{command}: {message}");
+    }
+}
+
+#[test]
+fn an_answer_that_fails_at_a_pipe_is_a_failure() {
+    let place = Place::with_tiny_card();
+    let long = format!("Hi\n{}\nHi\n", "many words ".repeat(200));
+    let ran = place.run_with("chat card --ram 32K --max-tokens 4", &long);
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    // The others are answered all the same.
+    assert_eq!(ran.out.lines().count(), 2, "{ran:#?}");
+    assert_eq!(place.run_with("chat card --ram 32K --max-tokens 4", "Hi\n").code, Some(0));
+}
+
+#[test]
+fn a_file_that_a_card_misses_is_named() {
+    for file in ["tokenizer.bin", "pages.crc", "weights.pages"] {
+        let place = Place::with_tiny_card();
+        fs::remove_file(place.path("card").join(file)).unwrap();
+        for command in ["run card --prompt Hi", "inspect card", "image card -o card.img"] {
+            let error = place.fails_with(command, &[file, "export it again"]);
+            assert!(!error.contains("os error"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn outputs_that_cannot_be_are_named_and_nothing_is_left() {
+    let place = Place::with_tiny_card();
+    let error = place.fails_with("image card -o nowhere/card.img", &["nowhere/card.img", "no folder"]);
+    assert!(!error.contains(".partial"), "{error}");
+    fs::write(place.path("letter"), "dear").unwrap();
+    fs::write(place.path("short.bin"), [1; 20]).unwrap();
+    place.fails_with("import llama2c short.bin --tokenizer short.bin -o letter", &["letter", "no folder"]);
+    assert_eq!(fs::read_to_string(place.path("letter")).unwrap(), "dear");
+    place.fails_with("chat card --ram 0", &["--ram 0"]);
+    fs::write(place.path("empty.txt"), "").unwrap();
+    place.fails_with("train --data empty.txt -o new", &["no text in empty.txt"]);
+}
+
+#[test]
+fn a_model_is_not_replaced_unawares() {
+    let place = Place::with_tiny_model();
+    let before = fs::read(place.path("model/model.safetensors")).unwrap();
+    fs::write(place.path("text.txt"), "the bird sings. the cow says moo. ".repeat(40)).unwrap();
+    let train = "train --data text.txt -o model --preset sketch --layers 1 --d-model 16 --d-ff 24 --heads 2 --steps 2";
+    place.fails_with(train, &["model", "--force"]);
+    assert!(fs::read(place.path("model/model.safetensors")).unwrap() == before);
+    place.ok(&format!("{train} --force"));
+    assert!(fs::read(place.path("model/model.safetensors")).unwrap() != before);
+}
+
+/// `/card` reads the card again, and looks at every page of it.
+#[test]
+fn the_card_is_looked_at_when_that_is_asked_for() {
+    let place = Place::with_tiny_card();
+    let ran = place.run_with("chat card --ram 32K --max-tokens 4", "/card\nHi\n");
+    assert!(ran.code == Some(0) && ran.out.contains("checking") && ran.out.contains("good"), "{ran:#?}");
+    // A page of the weights that a pass reads last: the session would start.
+    let weights = place.path("card/weights.pages");
+    let at = fs::metadata(&weights).unwrap().len() as usize - 400;
+    crate::support::flip(&weights, at);
+    let ran = place.run_with("chat card --ram 32K --max-tokens 4", "/card\n");
+    assert!(ran.code == Some(1) && ran.err.contains("checksum"), "{ran:#?}");
 }

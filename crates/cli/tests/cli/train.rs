@@ -76,7 +76,7 @@ fn chats_are_trained_as_chats() {
     fs::write(place.path("chat.jsonl"), format!("{line}\n").repeat(20)).unwrap();
     for data in ["chat.txt", "chat.jsonl"] {
         place.ok(&format!(
-            "train --data {data} -o model --preset chat --layers 1 --d-model 16 --d-ff 24 --heads 2 --context 96 \
+            "train --data {data} -o model --force --preset chat --layers 1 --d-model 16 --d-ff 24 --heads 2 --context 96 \
              --vocab 260 --steps 5 --batch-tokens 64"
         ));
         assert!(place.ok("export model -o card").contains("next: pageformer chat card"));

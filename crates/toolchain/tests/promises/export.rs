@@ -163,3 +163,20 @@ fn what_is_exported_can_be_read() {
         }
     }
 }
+
+/// What cannot be written to its end leaves nothing behind, and the card that was there as it was.
+#[test]
+fn a_card_that_cannot_be_written_leaves_nothing() {
+    let (model, tokenizer) = random(two_kinds()[0], 3);
+    let mut files = card_files(&model, &tokenizer, Layout::Packed);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("card");
+    write_card(&files, &path, &mut |_, _| {}).unwrap();
+    // A file that no file system takes: its folder is missing.
+    files.files.push(pageformer_toolchain::NamedFile { name: "no/such".into(), bytes: Vec::new() });
+    let error = write_card(&files, &path, &mut |_, _| {}).unwrap_err();
+    assert!(error.to_string().contains("such"), "{error}");
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["card"]);
+    assert_eq!(fs::read_dir(&path).unwrap().count(), files.files.len() - 1);
+}

@@ -16,7 +16,8 @@ pub fn read_documents(files: &[PathBuf], separator: &str) -> Result<Vec<String>,
         documents.extend(pageformer_model::documents(&text, separator).into_iter().map(str::to_owned));
     }
     if documents.is_empty() {
-        return Err(Error::TooLittleData(format!("no text in {files:?}")));
+        let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+        return Err(Error::TooLittleData(format!("no text in {}", names.join(", "))));
     }
     Ok(documents)
 }
