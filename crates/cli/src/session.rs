@@ -1,6 +1,7 @@
 //! From a card and some RAM to a session: what `run`, `chat` and `eval` share.
 
 use std::num::NonZeroUsize;
+use std::ops::{Deref, DerefMut};
 use std::sync::OnceLock;
 use std::thread;
 
@@ -159,9 +160,36 @@ impl Generate {
     }
 }
 
+/// Memory for an engine, whose end is that of a line of the processor's cache.
+pub struct Buffer {
+    words: Vec<u64>,
+    from: usize,
+    to: usize,
+}
+
 /// A buffer of `bytes` bytes, rounded down to whole words.
-pub fn buffer(bytes: usize) -> Vec<u64> {
-    vec![0; bytes / 8]
+pub fn buffer(bytes: usize) -> Buffer {
+    const LINE: usize = 64;
+    let (len, more) = (bytes / 8, LINE / 8);
+    let words = vec![0; len + more];
+    // Pages are cut from the end. Vector instructions take half as long again for what lies in two lines.
+    let past = (words.as_ptr().addr() + len * 8) % LINE;
+    let from = (LINE - past) % LINE / 8;
+    Buffer { words, from, to: from + len }
+}
+
+impl Deref for Buffer {
+    type Target = [u64];
+
+    fn deref(&self) -> &[u64] {
+        &self.words[self.from..self.to]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u64] {
+        &mut self.words[self.from..self.to]
+    }
 }
 
 /// Opens a card in `memory`.

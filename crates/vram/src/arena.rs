@@ -1,6 +1,7 @@
 //! One buffer, cut into parts.
 
 use bytemuck::Pod;
+use pageformer_card::Page;
 
 /// The buffer ended before a part was cut from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,8 +12,9 @@ pub struct OutOfMemory {
     pub left: usize,
 }
 
-/// What is left of the one buffer that everything lives in. Parts are cut from its front and never given
-/// back; each begins at a multiple of 8 bytes.
+/// What is left of the one buffer that everything lives in. Parts are cut from it and never given back; each begins at a
+/// multiple of 8 bytes. Pages are cut from its end, all else from its front: so pages are aligned as well as the end is,
+/// whatever else there is.
 ///
 /// A board may have more memory of another kind, large and slow: pinned pages can be put there, and nothing else.
 pub struct Arena<'m> {
@@ -70,8 +72,16 @@ fn cut<'m, T: Pod>(memory: &mut &'m mut [u64], len: usize) -> Result<&'m mut [T]
     if needed > left {
         return Err(error);
     }
-    let (part, rest) = core::mem::take(memory).split_at_mut(needed / 8);
-    *memory = rest;
+    let all = core::mem::take(memory);
+    let part = if size_of::<T>() == size_of::<Page>() {
+        let (rest, part) = all.split_at_mut((left - needed) / 8);
+        *memory = rest;
+        part
+    } else {
+        let (part, rest) = all.split_at_mut(needed / 8);
+        *memory = rest;
+        part
+    };
     part.fill(0);
     let part: &mut [T] = bytemuck::try_cast_slice_mut(part).map_err(|_| error)?;
     part.get_mut(..len).ok_or(error)

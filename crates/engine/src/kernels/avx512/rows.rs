@@ -44,9 +44,15 @@ pub(super) fn multiply(product: &mut GroupProduct<'_>, cells: &mut &[u8]) {
     } else {
         let mut before = [0; TILES_PER_GROUP + 1];
         let mut kept = 0;
-        for (tile, record) in p.mask_page.chunks_exact(RECORD_BYTES).enumerate().take(p.tiles).skip(p.next) {
+        // All 32 records, used or not: that takes less time than to count them.
+        for (record, before) in p.mask_page.as_chunks::<RECORD_BYTES>().0.iter().zip(&mut before) {
+            *before = kept;
             kept += mask_of(record).count_ones() as usize * CELL_BYTES;
-            before[tile + 1] = kept;
+        }
+        before[TILES_PER_GROUP] = kept;
+        let from = before[p.next];
+        for before in &mut before {
+            *before = before.wrapping_sub(from);
         }
         let end = |rows: usize| before[p.next + rows * p.segments];
         let mut rows = left;
@@ -89,6 +95,9 @@ pub(super) fn nothing_is_missing(dims: &MatrixDims, group: u32, mask_page: &Page
     let records = mask_page.get(first * RECORD_BYTES..tiles * RECORD_BYTES).unwrap_or(&[]);
     let last = dims.full_mask(segments - 1);
     if segments > 1 {
+        if tiles > first + 1 && mask_of(records) & mask_of(records.get(RECORD_BYTES..).unwrap_or(&[])) & last != last {
+            return false;
+        }
         // A group of such tiles has cells enough for this to take next to no time.
         let mut segment = (group * TILES_PER_GROUP as u32 + first as u32) % segments;
         let mut missing = 0;

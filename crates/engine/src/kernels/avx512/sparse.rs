@@ -95,11 +95,14 @@ unsafe fn sparse_tiles(
             let registers = registers.max(least.min((inputs - from).div_ceil(16) as u32));
             // The rows lie one behind the other.
             if w[ROWS - 1].addr() + SPREAD.len() * REGISTER <= end {
+                for w in w {
+                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD + REGISTER).cast());
+                }
                 for (register, spread) in SPREAD.iter().enumerate().take(registers as usize) {
                     let spread = _mm512_loadu_si512(spread.as_ptr().cast());
                     for row in 0..ROWS {
                         let at = w[row].add(register * REGISTER);
-                        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast());
                         let w = _mm512_loadu_si512(at.cast());
                         let x = _mm512_permutexvar_epi32(spread, kept[row]);
                         sums[row] = _mm512_dpbusd_epi32(sums[row], _mm512_xor_si512(w, flip), x);
