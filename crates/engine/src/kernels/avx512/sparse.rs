@@ -129,28 +129,40 @@ unsafe fn sparse_tiles(
     _mm512_sub_epi32(add_parts(sums), bias)
 }
 
-/// Adds the products of some cells of a tile, given by a mask, to `sums`: cell by cell.
+/// Adds the products of some cells of a tile, given by a mask, to `sums`: four cells at once.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
-pub(super) fn dot(cells: &[u8], mut mask: u64, x: &[i8], sums: &mut [i32; TILE_OUTPUTS]) {
-    let flip = _mm_set1_epi8(-128);
-    let (mut total, mut bias) = (_mm_setzero_si128(), _mm_setzero_si128());
-    for cell in cells.chunks_exact(CELL_BYTES) {
-        let j = mask.trailing_zeros() as usize;
-        mask &= mask.wrapping_sub(1);
-        let Some(four) = x.get(j * 4..j * 4 + 4) else { continue };
-        // SAFETY: a cell has 16 bytes, `four` has 4.
-        let (w, x) = unsafe {
-            (
-                _mm_loadu_si128(cell.as_ptr().cast()),
-                _mm_set1_epi32(four.as_ptr().cast::<i32>().read_unaligned()),
-            )
+pub(super) fn dot(mut cells: &[u8], mut mask: u64, x: &[i8], sums: &mut [i32; TILE_OUTPUTS]) {
+    let flip = flip();
+    let (mut total, mut bias) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    for x in x.chunks(REGISTER) {
+        // SAFETY: `x` has 64 values or as many as `here` has ones.
+        let x = unsafe {
+            let here = u64::MAX >> (REGISTER - x.len());
+            _mm512_maskz_loadu_epi8(here, x.as_ptr())
         };
-        total = _mm_dpbusd_epi32(total, _mm_xor_si128(w, flip), x);
-        bias = _mm_dpbusd_epi32(bias, flip, x);
+        let kept = _mm512_maskz_compress_epi32(mask as u16, x);
+        let count = (mask as u16).count_ones() as usize;
+        mask >>= 16;
+        let (now, later) = cells.split_at((count * CELL_BYTES).min(cells.len()));
+        cells = later;
+        for (register, spread) in now.chunks(REGISTER).zip(&SPREAD) {
+            // SAFETY: a register or as much of it as `some` has ones; `spread` is one.
+            let (w, spread) = unsafe {
+                let some = u64::MAX >> (REGISTER - register.len());
+                (_mm512_maskz_loadu_epi8(some, register.as_ptr().cast()), _mm512_loadu_si512(spread.as_ptr().cast()))
+            };
+            // What is beyond the cells meets zeros.
+            let x = _mm512_permutexvar_epi32(spread, kept);
+            total = _mm512_dpbusd_epi32(total, _mm512_xor_si512(w, flip), x);
+            bias = _mm512_dpbusd_epi32(bias, flip, x);
+        }
     }
+    let total = _mm512_sub_epi32(total, bias);
+    let half = _mm256_add_epi32(_mm512_castsi512_si256(total), _mm512_extracti64x4_epi64::<1>(total));
+    let total = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
     // SAFETY: `sums` are 16 bytes.
     unsafe {
-        let sum = _mm_add_epi32(_mm_loadu_si128(sums.as_ptr().cast()), _mm_sub_epi32(total, bias));
+        let sum = _mm_add_epi32(_mm_loadu_si128(sums.as_ptr().cast()), total);
         _mm_storeu_si128(sums.as_mut_ptr().cast(), sum);
     }
 }
