@@ -1,5 +1,7 @@
 //! 32 products at once, for x86-64 with AVX2.
 //!
+//! With AVX-VNNI, the one instruction `vpdpbusd` does what three do here.
+//!
 //! `maddubs` multiplies unsigned by signed bytes and adds pairs to i16: weights go in as |w|, activations with
 //! the sign of w. |w| is at most 128 (which no card has, but this kernel must not care) and |x| at most 127, so a
 //! pair never saturates. `madd` by ones makes each output's four products one i32. Keys of the KV cache are at most
@@ -7,42 +9,81 @@
 #![allow(unsafe_code)]
 
 mod pruned;
+mod sums;
 
 use core::arch::x86_64::*;
 
 use pageformer_card::matrix::{RECORD_BYTES, TILE_INPUTS, TILE_OUTPUTS};
 use pageformer_card::{CELL_BYTES, MatrixDims, Page};
 
+#[cfg(test)]
+use self::sums::EvexSums;
+use self::sums::{Avx2Sums, Sums, VexSums};
 use super::group::is_dense;
 use super::x86::Features;
 use super::{Compute, GroupProduct, Head, Kernel, Scratch, shared_source};
 use crate::attention::{BLOCK, CHANNELS, Products, SUM_POSITIONS, mix_from};
 
-/// The kernel. Only [`detect`] gives it out, so that a value of it means that the processor has AVX2, BMI1 and
-/// POPCNT.
-struct Avx2;
+/// A kernel. Only [`detect`] gives it out, so that a value of it means that the processor has AVX2, BMI1 and
+/// POPCNT, and what `$sums` asks for.
+macro_rules! kernel {
+    ($(#[$attribute:meta])* $name:ident, $sums:ty) => {
+        $(#[$attribute])*
+        struct $name;
 
-impl Compute for Avx2 {
-    fn multiply(&self, product: &mut GroupProduct<'_>, cells: &[u8]) {
-        // SAFETY: this kernel is only given out by `detect`.
-        unsafe { multiply(product, cells) }
-    }
+        $(#[$attribute])*
+        impl Compute for $name {
+            fn multiply(&self, product: &mut GroupProduct<'_>, cells: &[u8]) {
+                // SAFETY: this kernel is only given out by `detect`.
+                unsafe { multiply::<$sums>(product, cells) }
+            }
 
-    fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
-        #[target_feature(enable = "avx2,bmi1,popcnt")]
-        fn kept_cells(dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
-            super::group::kept_cells(dims, group, mask_page)
+            fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
+                #[target_feature(enable = "avx2,bmi1,popcnt")]
+                fn kept_cells(dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
+                    super::group::kept_cells(dims, group, mask_page)
+                }
+                // SAFETY: this kernel is only given out by `detect`.
+                unsafe { kept_cells(dims, group, mask_page) }
+            }
+
+            shared_source! { #[target_feature(enable = "avx2,bmi1,popcnt")] $name }
         }
-        // SAFETY: this kernel is only given out by `detect`.
-        unsafe { kept_cells(dims, group, mask_page) }
-    }
 
-    shared_source! { #[target_feature(enable = "avx2,bmi1,popcnt")] Avx2 }
+        $(#[$attribute])*
+        impl Products for $name {
+            #[inline(always)]
+            fn scores(query: &[i8], scale: f32, keys: &[i8], key_scales: &[u16], scores: &mut [f32]) {
+                // SAFETY: only called from functions that have AVX2.
+                unsafe { key_products::<$sums>(query, scale, keys, key_scales, scores) }
+            }
+
+            #[inline(always)]
+            fn mix(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
+                // SAFETY: only called from functions that have AVX2.
+                unsafe { value_products::<$sums>(weights, values, channels, out) }
+            }
+        }
+    };
 }
 
-/// The kernel, if this processor can run it.
-pub(super) fn detect(features: &Features) -> Option<Kernel> {
-    features.avx2.then_some(Kernel::new("avx2", &Avx2))
+kernel!(Avx2, Avx2Sums);
+kernel!(AvxVnni, VexSums);
+kernel!(
+    #[cfg(test)]
+    AvxVnniElsewhere,
+    EvexSums
+);
+
+/// The kernels of these that this processor can run, the fastest first.
+pub(super) fn detect(features: &Features) -> impl Iterator<Item = Kernel> + use<> {
+    let vnni = features.avx_vnni.then_some(Kernel::new("avx-vnni", &AvxVnni));
+    let avx2 = features.avx2.then_some(Kernel::new("avx2", &Avx2));
+    #[cfg(test)]
+    let test = features.avx512_vnni.then_some(Kernel::new("avx-vnni, EVEX", &AvxVnniElsewhere));
+    #[cfg(not(test))]
+    let test = None;
+    [vnni, test, avx2].into_iter().flatten()
 }
 
 /// How many bytes before they are used cells are asked for: a model that is larger than the cache is as fast as
@@ -50,16 +91,16 @@ pub(super) fn detect(features: &Features) -> Option<Kernel> {
 const AHEAD: usize = 8192;
 
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-fn multiply(product: &mut GroupProduct<'_>, mut cells: &[u8]) {
+fn multiply<S: Sums>(product: &mut GroupProduct<'_>, mut cells: &[u8]) {
     // SAFETY: `dot` needs AVX2, which this function has.
-    let dot = |cells: &[u8], mask, x: &[i8], sums: &mut [i32; 4]| unsafe { dot(cells, mask, x, sums) };
+    let dot = |cells: &[u8], mask, x: &[i8], sums: &mut [i32; 4]| unsafe { dot::<S>(cells, mask, x, sums) };
     while product.within_row() {
         if !product.consume_tile(&mut cells, dot) {
             return;
         }
     }
-    while whole_rows::<4>(product, &mut cells) || whole_rows::<1>(product, &mut cells) {}
-    pruned::rows(product, &mut cells);
+    while whole_rows::<S, 4>(product, &mut cells) || whole_rows::<S, 1>(product, &mut cells) {}
+    pruned::rows::<S>(product, &mut cells);
     product.consume(cells, dot);
 }
 
@@ -67,7 +108,7 @@ fn multiply(product: &mut GroupProduct<'_>, mut cells: &[u8]) {
 /// nothing is done, otherwise.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-fn whole_rows<const ROWS: usize>(product: &mut GroupProduct<'_>, cells: &mut &[u8]) -> bool {
+fn whole_rows<S: Sums, const ROWS: usize>(product: &mut GroupProduct<'_>, cells: &mut &[u8]) -> bool {
     let p = product;
     let row_bytes = p.x_stride * TILE_OUTPUTS; // 4 outputs × padded inputs
     let tiles = ROWS * p.segments;
@@ -103,7 +144,7 @@ fn whole_rows<const ROWS: usize>(product: &mut GroupProduct<'_>, cells: &mut &[u
                 let inputs = (p.x_stride - from).min(TILE_INPUTS);
                 let tile = cells.as_ptr().add(from * TILE_OUTPUTS);
                 let ahead = cells.as_ptr().wrapping_add(from * ROWS * TILE_OUTPUTS + AHEAD);
-                let totals = dense_rows::<ROWS>(tile, ahead, row_bytes, x.add(from), inputs);
+                let totals = dense_rows::<S, ROWS>(tile, ahead, row_bytes, x.add(from), inputs);
                 let x_scale = _mm256_set1_ps(*p.x_scales.get_unchecked(b * p.segments + segment));
                 let record = records.as_ptr().add(segment * RECORD_BYTES);
                 // A single row-block is taken for both of a pair, and half of it stored.
@@ -142,7 +183,7 @@ fn whole_rows<const ROWS: usize>(product: &mut GroupProduct<'_>, cells: &mut &[u
 /// AVX2; each row has `inputs * 4` bytes, `inputs` is a multiple of 4.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-unsafe fn dense_rows<const ROWS: usize>(
+unsafe fn dense_rows<S: Sums, const ROWS: usize>(
     cells: *const u8,
     ahead: *const u8,
     stride: usize,
@@ -162,7 +203,7 @@ unsafe fn dense_rows<const ROWS: usize>(
                 _mm256_shuffle_epi8(_mm256_set1_epi64x(x.add(at).cast::<i64>().read_unaligned()), spread());
             for (row, total) in totals.iter_mut().enumerate() {
                 let w = _mm256_loadu_si256(cells.add(row * stride + at * TILE_OUTPUTS).cast());
-                *total = add_pair(*total, w, x);
+                *total = add_pair::<S>(*total, w, x);
             }
             at += 8;
         }
@@ -170,7 +211,7 @@ unsafe fn dense_rows<const ROWS: usize>(
             let x = _mm256_set1_epi32(x.add(at).cast::<i32>().read_unaligned());
             for (row, total) in totals.iter_mut().enumerate() {
                 let w = _mm_loadu_si128(cells.add(row * stride + at * TILE_OUTPUTS).cast());
-                *total = add_pair(*total, _mm256_zextsi128_si256(w), x);
+                *total = add_pair::<S>(*total, _mm256_zextsi128_si256(w), x);
             }
         }
     }
@@ -184,13 +225,6 @@ fn spread() -> __m256i {
     const FIRST: i32 = 0x0302_0100;
     const SECOND: i32 = 0x0706_0504;
     _mm256_setr_epi32(FIRST, FIRST, FIRST, FIRST, SECOND, SECOND, SECOND, SECOND)
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn add_products(total: __m256i, magnitude: __m256i, signed: __m256i) -> __m256i {
-    let pairs = _mm256_maddubs_epi16(magnitude, signed);
-    _mm256_add_epi32(total, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
 }
 
 /// `(x_scale · scales) · sums` of two tiles, whose records are `stride` bytes apart.
@@ -209,23 +243,9 @@ unsafe fn scaled(a: __m256i, b: __m256i, x_scale: __m256, record: *const u8, str
     _mm256_mul_ps(_mm256_mul_ps(x_scale, scales), _mm256_cvtepi32_ps(sums))
 }
 
-impl Products for Avx2 {
-    #[inline(always)]
-    fn scores(query: &[i8], scale: f32, keys: &[i8], key_scales: &[u16], scores: &mut [f32]) {
-        // SAFETY: only called from functions that have AVX2.
-        unsafe { key_products(query, scale, keys, key_scales, scores) }
-    }
-
-    #[inline(always)]
-    fn mix(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
-        // SAFETY: only called from functions that have AVX2.
-        unsafe { value_products(weights, values, channels, out) }
-    }
-}
-
 #[inline]
 #[target_feature(enable = "avx2")]
-fn key_products(query: &[i8], scale: f32, keys: &[i8], key_scales: &[u16], scores: &mut [f32]) {
+fn key_products<S: Sums>(query: &[i8], scale: f32, keys: &[i8], key_scales: &[u16], scores: &mut [f32]) {
     let scale = _mm256_set1_ps(scale);
     let outputs = scores.chunks_exact_mut(BLOCK).zip(key_scales.chunks_exact(BLOCK));
     for (block, (scores, scales)) in keys.chunks_exact(BLOCK * query.len().max(1)).zip(outputs) {
@@ -238,7 +258,7 @@ fn key_products(query: &[i8], scale: f32, keys: &[i8], key_scales: &[u16], score
                     _mm256_set1_epi32(q.as_ptr().cast::<i32>().read_unaligned()),
                 )
             };
-            total = add_products(total, _mm256_abs_epi8(q), _mm256_sign_epi8(cell, q));
+            total = S::add_bytes(total, _mm256_abs_epi8(q), _mm256_sign_epi8(cell, q));
         }
         // SAFETY: 8 scales of 2 bytes, 8 scores of 4.
         unsafe {
@@ -252,7 +272,7 @@ fn key_products(query: &[i8], scale: f32, keys: &[i8], key_scales: &[u16], score
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn value_products(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
+fn value_products<S: Sums>(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
     let whole = out.len().min(channels) / 8 * 8;
     if whole == 0 || values.len() < weights.len() * channels {
         return mix_from(0, weights, values, channels, out);
@@ -270,7 +290,7 @@ fn value_products(weights: &[i16], values: &[i8], channels: usize, out: &mut [f3
                         _mm_loadu_si128(pair.as_ptr().add(2 * from).cast()),
                     )
                 };
-                total = _mm256_add_epi32(total, _mm256_madd_epi16(_mm256_cvtepi8_epi16(v), w));
+                total = S::add_words(total, _mm256_cvtepi8_epi16(v), w);
             }
             sum = _mm256_add_ps(sum, _mm256_cvtepi32_ps(total));
         }
@@ -294,7 +314,7 @@ fn four(x: &[i8], j: usize) -> i32 {
 /// # Safety
 /// AVX2.
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-unsafe fn dot(cells: &[u8], mut mask: u64, x: &[i8], sums: &mut [i32; TILE_OUTPUTS]) {
+unsafe fn dot<S: Sums>(cells: &[u8], mut mask: u64, x: &[i8], sums: &mut [i32; TILE_OUTPUTS]) {
     let mut total = _mm256_setzero_si256();
     let mut pairs = cells.chunks_exact(2 * CELL_BYTES);
     if is_dense(mask) {
@@ -306,7 +326,7 @@ unsafe fn dot(cells: &[u8], mut mask: u64, x: &[i8], sums: &mut [i32; TILE_OUTPU
                 _mm256_castsi128_si256(x),
                 _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1),
             );
-            total = add_pair(total, w, spread);
+            total = add_pair::<S>(total, w, spread);
         }
         mask = if pairs.remainder().is_empty() { 0 } else { 1 << (cells.len() / CELL_BYTES - 1) };
     } else {
@@ -322,7 +342,7 @@ unsafe fn dot(cells: &[u8], mut mask: u64, x: &[i8], sums: &mut [i32; TILE_OUTPU
                 _mm_set1_epi32(four(x, second)),
                 1,
             );
-            total = add_pair(total, w, spread);
+            total = add_pair::<S>(total, w, spread);
         }
     }
     let rest = pairs.remainder();
@@ -330,7 +350,7 @@ unsafe fn dot(cells: &[u8], mut mask: u64, x: &[i8], sums: &mut [i32; TILE_OUTPU
         // SAFETY: 16 bytes.
         let w = unsafe { _mm_loadu_si128(rest.as_ptr().cast()) };
         let spread = _mm_set1_epi32(four(x, mask.trailing_zeros() as usize));
-        total = add_pair(total, _mm256_zextsi128_si256(w), _mm256_zextsi128_si256(spread));
+        total = add_pair::<S>(total, _mm256_zextsi128_si256(w), _mm256_zextsi128_si256(spread));
     }
     let both = _mm_add_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
     let mut out = [0i32; TILE_OUTPUTS];
@@ -343,7 +363,6 @@ unsafe fn dot(cells: &[u8], mut mask: u64, x: &[i8], sums: &mut [i32; TILE_OUTPU
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add_pair(total: __m256i, w: __m256i, x: __m256i) -> __m256i {
-    let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    _mm256_add_epi32(total, _mm256_madd_epi16(products, _mm256_set1_epi16(1)))
+fn add_pair<S: Sums>(total: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    S::add_bytes(total, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
 }

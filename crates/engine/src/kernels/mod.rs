@@ -163,15 +163,15 @@ pub fn available() -> impl Iterator<Item = Kernel> {
     #[cfg(target_arch = "x86_64")]
     let simd = {
         let features = x86::Features::of_this_processor();
-        [avx512::detect(&features), avx2::detect(&features)]
+        avx512::detect(&features).into_iter().chain(avx2::detect(&features))
     };
     #[cfg(thumb2)]
-    let simd = [Some(thumb::THUMB)];
+    let simd = [thumb::THUMB];
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
-    let simd = neon::detect();
+    let simd = neon::detect().into_iter().flatten();
     #[cfg(not(any(target_arch = "x86_64", thumb2, all(target_arch = "aarch64", target_feature = "neon"))))]
-    let simd: [Option<Kernel>; 0] = [];
-    simd.into_iter().flatten().chain([PORTABLE])
+    let simd: [Kernel; 0] = [];
+    simd.into_iter().chain([PORTABLE])
 }
 
 /// The fastest kernel that this processor can run.

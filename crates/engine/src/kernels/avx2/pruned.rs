@@ -9,6 +9,7 @@ use core::mem::MaybeUninit;
 use pageformer_card::CELL_BYTES;
 use pageformer_card::matrix::{RECORD_BYTES, TILE_INPUTS, TILE_OUTPUTS, TILES_PER_GROUP};
 
+use super::sums::Sums;
 use super::{AHEAD, add_pair, spread};
 use crate::kernels::GroupProduct;
 
@@ -36,7 +37,7 @@ type Kept = MaybeUninit<[i32; 64 + 8]>;
 /// Takes whole row-blocks, as long as the group and `cells` have all of their tiles.
 #[inline(never)]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-pub(super) fn rows(product: &mut GroupProduct<'_>, cells: &mut &[u8]) {
+pub(super) fn rows<S: Sums>(product: &mut GroupProduct<'_>, cells: &mut &[u8]) {
     let p = product;
     let left = (p.tiles - p.next) / p.segments;
     let enough = left > 0
@@ -86,7 +87,7 @@ pub(super) fn rows(product: &mut GroupProduct<'_>, cells: &mut &[u8]) {
                     let number = row * p.segments + segment;
                     let record = records.get_unchecked(number * RECORD_BYTES..(number + 1) * RECORD_BYTES);
                     let n = mask_of(record).count_ones() as usize;
-                    let sums = _mm_cvtepi32_ps(products(tile, kept.get_unchecked(number), n));
+                    let sums = _mm_cvtepi32_ps(products::<S>(tile, kept.get_unchecked(number), n));
                     let scales =
                         _mm_slli_epi32(_mm_cvtepu16_epi32(_mm_loadl_epi64(record.as_ptr().cast())), 16);
                     let x_scale = _mm_set1_ps(*p.x_scales.get_unchecked(b * p.segments + segment));
@@ -141,7 +142,7 @@ fn compact(mut mask: u64, x: &[i8], kept: &mut Kept) {
 /// AVX2; so many cells, at most 64; so many activations were written.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-unsafe fn products(cells: *const u8, kept: &Kept, n: usize) -> __m128i {
+unsafe fn products<S: Sums>(cells: *const u8, kept: &Kept, n: usize) -> __m128i {
     let mut total = _mm256_setzero_si256();
     let (spread, x) = (spread(), kept.as_ptr().cast::<i32>());
     // SAFETY: two cells are 32 bytes, one is 16.
@@ -150,11 +151,11 @@ unsafe fn products(cells: *const u8, kept: &Kept, n: usize) -> __m128i {
             let cells = cells.add(pair * 2 * CELL_BYTES);
             _mm_prefetch(cells.wrapping_add(AHEAD).cast(), _MM_HINT_T0);
             let x = _mm256_set1_epi64x(x.add(pair * 2).cast::<i64>().read_unaligned());
-            total = add_pair(total, _mm256_loadu_si256(cells.cast()), _mm256_shuffle_epi8(x, spread));
+            total = add_pair::<S>(total, _mm256_loadu_si256(cells.cast()), _mm256_shuffle_epi8(x, spread));
         }
         if n % 2 == 1 {
             let w = _mm_loadu_si128(cells.add((n - 1) * CELL_BYTES).cast());
-            total = add_pair(total, _mm256_zextsi128_si256(w), _mm256_set1_epi32(*x.add(n - 1)));
+            total = add_pair::<S>(total, _mm256_zextsi128_si256(w), _mm256_set1_epi32(*x.add(n - 1)));
         }
     }
     _mm_add_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1))

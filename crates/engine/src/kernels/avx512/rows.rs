@@ -95,7 +95,9 @@ pub(super) fn nothing_is_missing(dims: &MatrixDims, group: u32, mask_page: &Page
     let records = mask_page.get(first * RECORD_BYTES..tiles * RECORD_BYTES).unwrap_or(&[]);
     let last = dims.full_mask(segments - 1);
     if segments > 1 {
-        if tiles > first + 1 && mask_of(records) & mask_of(records.get(RECORD_BYTES..).unwrap_or(&[])) & last != last {
+        if tiles > first + 1
+            && mask_of(records) & mask_of(records.get(RECORD_BYTES..).unwrap_or(&[])) & last != last
+        {
             return false;
         }
         // A group of such tiles has cells enough for this to take next to no time.

@@ -149,7 +149,10 @@ pub(super) fn dot(mut cells: &[u8], mut mask: u64, x: &[i8], sums: &mut [i32; TI
             // SAFETY: a register or as much of it as `some` has ones; `spread` is one.
             let (w, spread) = unsafe {
                 let some = u64::MAX >> (REGISTER - register.len());
-                (_mm512_maskz_loadu_epi8(some, register.as_ptr().cast()), _mm512_loadu_si512(spread.as_ptr().cast()))
+                (
+                    _mm512_maskz_loadu_epi8(some, register.as_ptr().cast()),
+                    _mm512_loadu_si512(spread.as_ptr().cast()),
+                )
             };
             // What is beyond the cells meets zeros.
             let x = _mm512_permutexvar_epi32(spread, kept);
