@@ -154,7 +154,7 @@ pub fn work_of_pass<'m>(opened: Opened<'m>, mut arena: Arena<'m>) -> Result<Pass
     // Two positions at once at least, or it cannot be told what they share.
     let request = Request { batch: Some(16.min(context)), ..request };
     let plan = Plan::new(&needs, arena.left() + TensorTable::entries(&manifest.shape) * 4, &request)?;
-    let idle = Processor { hz: 1e9, mac: 0.0, float: 0.0, page: 0.0, byte: 0.0 };
+    let idle = Processor { hz: 1e9, mac: 0.0, float: 0.0, output: 0.0, page: 0.0, byte: 0.0 };
     let (kernel, counter) = Virtual::new(idle, Clock::default(), manifest.shape.n_layers, None);
     let mut engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernel)?;
     let tokens: Vec<u16> = (0..context).map(|at| token(&manifest, at)).collect();

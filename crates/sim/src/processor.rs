@@ -20,6 +20,8 @@ pub struct Processor {
     pub mac: f64,
     /// An addition or a multiplication in f32; the others as multiples of it, see [`Work::floats`].
     pub float: f64,
+    /// An output of a tile: its two scales, and adding it to those of the tiles before.
+    pub output: f64,
     /// Checking a page.
     pub page: f64,
     /// Waiting for a byte of the weights or the KV cache, if they lie in external memory.
@@ -29,7 +31,10 @@ pub struct Processor {
 impl Processor {
     /// Time of some work.
     pub fn time(&self, work: &Work) -> Duration {
-        let cycles = work.macs * self.mac + work.floats * self.float + work.bytes * self.byte;
+        let cycles = work.macs * self.mac
+            + work.floats * self.float
+            + work.outputs * self.output
+            + work.bytes * self.byte;
         Duration::from_nanos((cycles / self.hz * 1e9) as u64)
     }
 
@@ -47,6 +52,8 @@ pub struct Work {
     /// Additions and multiplications in f32. A division or a root counts as 2, a conversion as 0.4, a comparison as 0.3: about what they
     /// take without a floating-point unit.
     pub floats: f64,
+    /// Outputs of tiles.
+    pub outputs: f64,
     /// Bytes of weights and of the KV cache that this reads.
     pub bytes: f64,
 }
@@ -57,6 +64,7 @@ impl Work {
         Self {
             macs: self.macs - then.macs,
             floats: self.floats - then.floats,
+            outputs: self.outputs - then.outputs,
             bytes: self.bytes - then.bytes,
         }
     }
@@ -80,8 +88,6 @@ mod floats {
     pub const GELU: f64 = EXP + 8.0;
     /// A position that attention looks at: two scales, a maximum, an exponential, a sum, two more products, rounding.
     pub const SCORE: f64 = EXP + 8.0;
-    /// An output of a tile: two scales, a conversion, a sum.
-    pub const OUTPUT: f64 = 3.4;
     /// Sine and cosine of one angle, in f64.
     pub const ANGLE: f64 = 80.0;
     /// A comparison.
@@ -97,8 +103,8 @@ pub struct Virtual {
     layers: f64,
     /// Tiles of the group that comes next.
     tiles: AtomicU64,
-    /// Work so far: products, tenths of floats, bytes.
-    done: [AtomicU64; 3],
+    /// Work so far: products, tenths of floats, outputs, bytes.
+    done: [AtomicU64; 4],
     /// Nanoseconds that they took.
     busy: AtomicU64,
 }
@@ -127,8 +133,8 @@ impl Virtual {
 
     /// Work so far.
     pub fn work(&self) -> Work {
-        let [macs, floats, bytes] = [0, 1, 2].map(|kind| self.done[kind].load(Relaxed) as f64);
-        Work { macs, floats: floats / 10.0, bytes }
+        let [macs, floats, outputs, bytes] = [0, 1, 2, 3].map(|kind| self.done[kind].load(Relaxed) as f64);
+        Work { macs, floats: floats / 10.0, outputs, bytes }
     }
 
     /// Time that it took.
@@ -137,7 +143,8 @@ impl Virtual {
     }
 
     fn does(&self, work: Work) {
-        for (sum, amount) in self.done.iter().zip([work.macs, work.floats * 10.0, work.bytes]) {
+        let amounts = [work.macs, work.floats * 10.0, work.outputs, work.bytes];
+        for (sum, amount) in self.done.iter().zip(amounts) {
             sum.fetch_add(amount.round() as u64, Relaxed);
         }
         let time = self.processor.time(&work);
@@ -160,9 +167,8 @@ impl Compute for Virtual {
     fn multiply(&self, product: &mut GroupProduct<'_>, cells: &[u8]) {
         let batch = product.batch() as f64;
         let tiles = self.tiles.swap(0, Relaxed) as f64 * batch;
-        let floats = tiles * 4.0 * floats::OUTPUT;
         let bytes = cells.len() as f64;
-        self.does(Work { macs: bytes * batch, floats, bytes });
+        self.does(Work { macs: bytes * batch, outputs: tiles * 4.0, bytes, ..Work::default() });
         self.within((), |k| k.multiply(product, cells));
     }
 
@@ -176,7 +182,7 @@ impl Compute for Virtual {
         let (places, channels) = (head.key_scales.len() as f64, q.len() as f64);
         let ends = channels * (floats::QUANTIZE + 2.0) + 2.0 * floats::SCALE;
         let bytes = 2.0 * places * head.channels as f64;
-        self.does(Work { macs: bytes, floats: places * floats::SCORE + ends, bytes });
+        self.does(Work { macs: bytes, floats: places * floats::SCORE + ends, bytes, ..Work::default() });
         self.within(Some(()), |k| k.attend(head, q, out, scratch))
     }
 

@@ -223,6 +223,7 @@ fn phase(phase: &Phase) -> Value {
         "computing_ms_per_token": phase.computing.as_secs_f64() * 1e3 / n,
         "int8_products_per_token": phase.work.macs / n,
         "f32_operations_per_token": phase.work.floats / n,
+        "tile_outputs_per_token": phase.work.outputs / n,
         "limited_by": limit(phase),
     })
 }
