@@ -2,7 +2,9 @@
 
 use core::fmt;
 
-use pageformer_engine::{Engine, Error, Needs, Plan, PlanError, Request, Session, Speculation, kernels};
+use pageformer_engine::{
+    Engine, Error, Needs, Pace, Plan, PlanError, Request, Session, Speculation, kernels,
+};
 use pageformer_mount::{FatCard, MountError, Mounted, mount};
 use pageformer_vram::{Arena, Card};
 
@@ -58,24 +60,26 @@ impl From<Error> for BootError {
     }
 }
 
-/// The memory of a board.
+/// What a board gives a model: its memory, and how fast it is.
 #[derive(Debug)]
 pub struct Memory<'m> {
     /// Where everything is.
     pub main: &'m mut [u64],
     /// More of a slower kind, such as PSRAM, for pinned pages alone. Mostly there is none.
     pub apart: &'m mut [u64],
+    /// What reading and computing take: how the memory is divided follows from it.
+    pub pace: Pace,
 }
 
 impl<'m> From<&'m mut [u64]> for Memory<'m> {
     fn from(main: &'m mut [u64]) -> Self {
-        Self { main, apart: &mut [] }
+        Self { main, apart: &mut [], pace: Pace::default() }
     }
 }
 
 impl<'m, const N: usize> From<&'m mut [u64; N]> for Memory<'m> {
     fn from(main: &'m mut [u64; N]) -> Self {
-        Self { main, apart: &mut [] }
+        Self { main, apart: &mut [], pace: Pace::default() }
     }
 }
 
@@ -92,7 +96,7 @@ pub fn boot<'m, S: CardSlot>(slot: &'m mut S, memory: Memory<'m>) -> Result<Boot
     let bytes = [&*memory.main, &*memory.apart].map(size_of_val::<[u64]>);
     let mut arena = Arena::with_memory_apart(memory.main, memory.apart);
     let mounted = mount(slot, &mut arena)?;
-    start(mounted, arena, bytes)
+    start(mounted, arena, bytes, memory.pace)
 }
 
 /// The second half of [`boot`]; `arena` is what is left of `bytes` bytes, and of those that are apart.
@@ -101,10 +105,11 @@ fn start<'m, S: CardSlot>(
     mounted: Mounted<'m, &'m mut S>,
     mut arena: Arena<'m>,
     [bytes, memory_apart]: [usize; 2],
+    pace: Pace,
 ) -> Result<Booted<'m, S>, BootError> {
     let Mounted { card, manifest, table } = mounted;
     let (read_ahead, speculation) = (card.read_ahead(), Speculation::Auto);
-    let request = Request { read_ahead, memory_apart, speculation, ..Request::default() };
+    let request = Request { read_ahead, memory_apart, speculation, pace, ..Request::default() };
     let plan = Plan::for_board(&Needs::new(&manifest, &table), bytes, &request)?;
     let engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernels::best())?;
     Ok(Session::start(engine, &manifest, &mut arena)?)

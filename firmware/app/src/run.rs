@@ -16,10 +16,10 @@ where
     P: Read + ReadReady + Write,
     H: Host,
 {
-    let Memory { main, apart } = memory.into();
+    let Memory { main, apart, pace } = memory.into();
     let mut asked = false;
     loop {
-        let mut end = talk(slot, Memory { main: &mut *main, apart: &mut *apart }, console, asked);
+        let mut end = talk(slot, Memory { main: &mut *main, apart: &mut *apart, pace }, console, asked);
         // Whoever types /card wants all of it to be looked at.
         asked = end == End::Reload;
         if end == End::CardGone {

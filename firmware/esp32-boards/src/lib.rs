@@ -1,10 +1,11 @@
-//! ESP32 boards as a table: one row says where a board's card and console are. The firmware takes its pins from here,
+//! ESP32 boards as a table: one row says where a board's card and console are, and how fast it is. The firmware takes its pins from here,
 //! the tests hold every row against what the chips allow, and `docs/boards.md` prints the same rows.
 //!
 //! No hardware in here, and nothing that runs on a board alone.
 #![no_std]
 
 mod chip;
+mod pace;
 
 pub use chip::Chip;
 

@@ -108,7 +108,8 @@ fn main() -> ! {
 
     let host = host::Chip { board: BOARD.name, buffer: size_of_val(main), psram: size_of_val(apart) };
     let mut console = Console::new(port, host, Settings::default());
-    run(&mut slot, Memory { main, apart }, &mut console);
+    let pace = BOARD.pace(cfg!(feature = "sdhost"));
+    run(&mut slot, Memory { main, apart, pace }, &mut console);
     halt()
 }
 
