@@ -1,7 +1,7 @@
 //! How fast boards are, for the memory plan: how wide a prompt's batch is and how many tokens are guessed follow from it.
 //!
 //! None of it was measured on a board: it is what `pageformer plan` predicts with, for the default model, and a test holds both against each other. With another
-//! model, computing a page takes up to four times as long (attention over small layers), which costs speed at most, never a wrong token.
+//! model, computing a page takes another time (stories260K, half of it pruned, on the C3: four times as long), which costs speed, never a wrong token.
 
 use pageformer_engine::Pace;
 
