@@ -33,7 +33,7 @@ pub struct Generate {
     #[arg(long, value_name = "TOKENS", default_value_t = 80)]
     pub max_tokens: u32,
     /// 0 always takes the most likely token; 1 samples as the model predicts
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub temperature: f32,
     /// Sample among the K most likely tokens only; 0 is all
     #[arg(long, value_name = "K", default_value_t = 0)]

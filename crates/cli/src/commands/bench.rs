@@ -17,7 +17,7 @@ use pageformer_vram::Arena;
 use serde_json::json;
 
 use crate::card::CardArg;
-use crate::session::{ThreadsArg, buffer, explain};
+use crate::session::{ThreadsArg, advise, buffer, explain};
 use crate::ui::{Table, parse_bytes};
 use parts::{Measured, MeasuredTeam, Parts, parts};
 use random::Dimensions;
@@ -33,8 +33,8 @@ use yardstick::Yardstick;
     pageformer bench --random 288,768,6,6,6,32000 --threads 2\n  \
     pageformer bench card/ --yardstick /tmp/yardstick\n  \
     pageformer bench --curves docs/curves\n\n\
-    Greedy; the tokens themselves do not matter. Every position's step counts with the fastest of the runs,\n\
-    so that other programs disturb little.")]
+    Greedy; the tokens themselves do not matter. Every position's step counts with the fastest of the runs, so that\n\
+    other programs disturb little; a part, with its fastest whole run, so that parts add up to a little more.")]
 pub struct Bench {
     #[command(flatten)]
     card: CardArg,
@@ -42,7 +42,13 @@ pub struct Bench {
     #[arg(long, value_name = "D,FF,LAYERS,HEADS,KV,VOCAB", conflicts_with = "path")]
     random: Option<Dimensions>,
     /// Kept share of the cells of every matrix of a random model
-    #[arg(long, value_name = "SHARE", default_value_t = 1.0, requires = "random")]
+    #[arg(
+        long,
+        value_name = "SHARE",
+        default_value_t = 1.0,
+        requires = "random",
+        allow_negative_numbers = true
+    )]
     density: f64,
     /// Tokens of a run [default: 256, or the context if that is shorter]
     #[arg(long, value_name = "TOKENS")]
@@ -51,7 +57,7 @@ pub struct Bench {
     #[arg(long, value_name = "RUNS", default_value_t = 9)]
     runs: usize,
     /// RAM [default: enough for everything]
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "256M")]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "256M", hide_default_value = true)]
     ram: usize,
     /// Positions [default: the model's own]
     #[arg(long, value_name = "POSITIONS")]
@@ -210,7 +216,7 @@ impl Source {
             Self::Card(card) => card.open(&mut arena)?,
             Self::Random(_, card) => open_memory(card.clone(), &mut arena)?,
         };
-        let plan = Plan::new(&Needs::new(&manifest, &table), ram, request)?;
+        let plan = Plan::new(&Needs::new(&manifest, &table), ram, request).map_err(advise)?;
         Engine::start(card, &manifest, table, &plan, &mut arena, kernel).with_context(|| self.name())
     }
 }

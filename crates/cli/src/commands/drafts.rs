@@ -13,7 +13,7 @@ use pageformer_toolchain::drafts;
 use crate::card::CardArg;
 use crate::session::{HostSession, ThreadsArg, Tuning, buffer, explain, start};
 use crate::talks::{Talk, talks};
-use crate::ui::{Progress, Table, bytes, parse_bytes};
+use crate::ui::{Progress, Table, bytes, parse_bytes, parse_count};
 
 /// Tokens of a reply at most.
 const MAX_TOKENS: u32 = 80;
@@ -51,7 +51,7 @@ pub struct DraftsArgs {
     #[arg(long, value_name = "POSITIONS", requires = "measure")]
     context: Option<u32>,
     /// Measure with the first N texts or chats only
-    #[arg(long, value_name = "N", requires = "measure")]
+    #[arg(long, value_name = "N", requires = "measure", value_parser = parse_count)]
     documents: Option<usize>,
     #[command(flatten)]
     tuning: Tuning,

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::eval_chat::eval_chat;
 use crate::card::CardArg;
 use crate::session::{HostSession, Tuning, buffer, explain, start};
-use crate::ui::{Progress, Table, parse_bytes};
+use crate::ui::{Progress, Table, parse_bytes, parse_count};
 
 /// Measures how well a model predicts a text. A card is run by the int8 engine, a model folder by the f32
 /// reference, so that the difference is what quantization costs.
@@ -42,7 +42,7 @@ pub struct Eval {
     #[arg(long, default_value = "")]
     separator: String,
     /// Only the first N documents
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
     documents: Option<usize>,
     /// Positions at most [default: the model's own]
     #[arg(long, value_name = "POSITIONS")]

@@ -18,7 +18,7 @@ use crate::card::CardArg;
 use crate::place::Place;
 use crate::session::{advise, buffer, memory_table, parse_speculation, work};
 use crate::talks::{Talk, talks, usual};
-use crate::ui::{Table, bytes, parse_bytes};
+use crate::ui::{Table, bytes, parse_bytes, parse_count};
 
 /// The board that is meant when none is named.
 const DEFAULT_BOARD: &str = "esp32s3";
@@ -57,7 +57,7 @@ pub struct Plan {
     #[arg(long, default_value = "", requires = "text")]
     separator: String,
     /// Reply to the first N of them only
-    #[arg(long, value_name = "N", requires = "text", default_value_t = 20)]
+    #[arg(long, value_name = "N", requires = "text", default_value_t = 20, value_parser = parse_count)]
     documents: usize,
     /// Say what would reach so many tokens a second
     #[arg(long, value_name = "TOKENS")]
@@ -125,7 +125,7 @@ impl Plan {
         let prediction = asked.predict(ram, &setup)?;
         // What is compared should differ in RAM alone.
         asked.request.context = Some(prediction.plan.context);
-        let curve = chart::curve(&asked, &prediction, &setup)?;
+        let curve = chart::curve(&asked, &prediction, &setup, ram)?;
         if let Some(file) = &self.svg {
             let title =
                 format!("{} on {}, {} (predicted)", self.card.name(), setup.board.name, setup.bus.name);

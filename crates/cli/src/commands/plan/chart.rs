@@ -1,5 +1,6 @@
 //! Tokens a second over RAM.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use anyhow::{Context, Result};
@@ -14,8 +15,13 @@ use crate::ui::{bar, bytes};
 /// Points of a curve.
 const POINTS: usize = 12;
 
-/// RAM in bytes and tokens a second, from the smallest plan to one that holds everything, and a step beyond.
-pub fn curve(asked: &Asked<'_>, prediction: &Prediction, setup: &Setup<'_>) -> Result<Vec<(usize, f64)>> {
+/// RAM in bytes and tokens a second, from the smallest plan to one that holds everything, and a step beyond; `ram` is among them.
+pub fn curve(
+    asked: &Asked<'_>,
+    prediction: &Prediction,
+    setup: &Setup<'_>,
+    ram: usize,
+) -> Result<Vec<(usize, f64)>> {
     let request = asked.request(setup);
     let mut memory = buffer(prediction.plan.total() + (1 << 20));
     let opened = asked.card.open(&mut Arena::new(&mut memory))?;
@@ -27,10 +33,11 @@ pub fn curve(asked: &Asked<'_>, prediction: &Prediction, setup: &Setup<'_>) -> R
         + (needs.tape_pages + needs.sums().pages()) as usize * 520;
     let step = (most - least).div_ceil(POINTS - 1).next_multiple_of(1024).max(1024);
     let points = (0..=POINTS).map(|point| (least + point * step).next_multiple_of(1024));
-    Ok(points.filter_map(|ram| Some((ram, asked.speed(ram, setup)?))).collect())
+    let points: BTreeSet<usize> = points.chain([ram]).collect();
+    Ok(points.into_iter().filter_map(|ram| Some((ram, asked.speed(ram, setup)?))).collect())
 }
 
-/// The curve as bars; the one that comes nearest to `ram` from below is marked.
+/// The curve as bars; that of `ram` is marked.
 pub fn text(curve: &[(usize, f64)], ram: usize) -> String {
     let most = curve.iter().map(|(_, speed)| *speed).fold(0.0, f64::max);
     let here = curve.iter().rposition(|(at, _)| *at <= ram);
