@@ -89,9 +89,16 @@ fn numbers_that_cannot_be_are_refused() {
         ("import sketch model -o x --heads 0", "--heads 0"),
         ("eval card --text model/config.json --context 49", "49"),
         ("eval model --text model/config.json --context 49", "49"),
-        ("eval card --text model/config.json --documents 0", "no document"),
     ] {
         place.fails_with(command, &[part]);
+    }
+    for command in [
+        "eval card --text model/config.json --documents 0",
+        "drafts card --measure model/config.json --documents 0",
+        "plan card --text model/config.json --documents 0",
+    ] {
+        let error = place.usage(command);
+        assert!(error.contains("1 or more"), "{error}");
     }
     for command in
         ["export model -o x --block 3x4", "export model -o x --block 4", "export model -o x --layout zip"]
