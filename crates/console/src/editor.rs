@@ -76,11 +76,17 @@ impl<const N: usize> LineEditor<N> {
         }
     }
 
-    /// The line with the text of a chat template around it. The line is gone afterwards.
+    /// The line with the text of a chat template around it. The line is gone afterwards. One that is all in capitals goes in as lower
+    /// case: chats to learn from are not shouted, and tokens of capitals mean nothing to a model that has not seen them.
     pub fn within(&mut self, (before, after): (&str, &str)) -> &str {
         let start = self.text().len() - self.text().trim_ascii_start().len();
         let line = start..start + self.line().len();
         let end = before.len() + line.len();
+        if let Some(line) = self.bytes.get_mut(line.clone())
+            && line.iter().all(|byte| byte.is_ascii() && !byte.is_ascii_lowercase())
+        {
+            line.make_ascii_lowercase();
+        }
         // It fits: a line has `MOST` bytes, a template what is left.
         if end + after.len() <= N && line.end <= N {
             self.bytes.copy_within(line, before.len());
@@ -236,6 +242,10 @@ mod tests {
             ("  how are you? \r", ("Q: ", "\nA: "), "Q: how are you?\nA: "),
             ("\r", ("<", ">"), "<>"),
             ("hi\r", ("", ""), "hi"),
+            // All in capitals, and not.
+            ("WHAT IS 2 + 3?\r", ("Q: ", "\nA: "), "Q: what is 2 + 3?\nA: "),
+            ("What is NASA?\r", ("Q: ", ""), "Q: What is NASA?"),
+            ("\u{c9}T\u{c9}\r", ("Q: ", ""), "Q: \u{c9}T\u{c9}"),
         ] {
             assert_eq!(typed::<EDITOR_BYTES>(line).within(around), prompt);
         }

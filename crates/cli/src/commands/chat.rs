@@ -11,7 +11,7 @@ use pageformer_sim::{Clock, Setup};
 use pageformer_vram::Card;
 
 use crate::card::CardArg;
-use crate::place::Place;
+use crate::place::{Place, within_board};
 use crate::port::{Keys, StdPort};
 use crate::session::{Generate, buffer, start, start_on_board};
 use crate::ui::{bytes, parse_bytes};
@@ -27,6 +27,7 @@ const EDITOR_BYTES: usize = 16 << 10;
     pageformer chat card/ --ram 96K --context 128\n  \
     pageformer chat --board esp32s3 --sd spi-20       # as fast as is predicted for that board\n  \
     echo 'Once upon a time' | pageformer chat card/\n\n\
+    A line that is all in capitals is read as if it were in lower case.\n\
     A model without a chat template continues each line as a text of its own.")]
 pub struct Chat {
     #[command(flatten)]
@@ -123,6 +124,9 @@ struct Model {
 impl Model {
     /// Whether the model would start in so much RAM: a conversation is not given up for a plan that does not fit.
     fn fits(&self, ram: usize) -> Result<()> {
+        if let Some((setup, _)) = &self.board {
+            within_board(ram, setup)?;
+        }
         let (mut memory, request) = (buffer(ram), self.generate.request());
         match &self.board {
             None => start(&self.card, &mut memory, &request, &self.generate.tuning).map(|_| ()),

@@ -19,6 +19,32 @@ fn piped_it_prints_the_answers_only() {
     assert_eq!(ran.out, format!("{hello}\n{hello}\n{bye}\n"));
 }
 
+/// Chats to learn from are not in capitals, so a line that is goes to the model as if it were not; texts to continue are left alone.
+#[test]
+fn capitals_are_heard_as_words() {
+    let place = Place::with_tiny_card();
+    let asked = |line: &str| place.run_with("chat --ram 300K", &format!("{line}\n")).out;
+    let name = asked("what is your name?");
+    assert!(name.contains("Pageformer"), "{name}");
+    assert_eq!(asked("WHAT IS YOUR NAME?"), name);
+    assert_eq!(
+        place.run_with("chat card --max-tokens 8", "HELLO\n").out.trim_end(),
+        continues(&place, "HELLO")
+    );
+}
+
+/// Whoever continues a text with a model that chats is told of `chat`, not in the text.
+#[test]
+fn run_tells_of_chat() {
+    let place = Place::with_tiny_card();
+    let hint = "pageformer chat";
+    let ran = place.run("run --prompt hello");
+    assert!(ran.err.contains(hint) && !ran.out.contains(hint), "{ran:#?}");
+    for silent in ["run --prompt hello --json", "run card --prompt hello", "run --prompt ' hello\n'"] {
+        assert!(!place.run(silent).err.contains(hint), "{silent}");
+    }
+}
+
 #[test]
 fn the_end_of_the_input_ends_it() {
     let place = Place::with_tiny_card();

@@ -59,7 +59,12 @@ fn on_the_pc(card: &Path, context: u32, max_tokens: u32, prompts: &[&str]) -> Ve
     let mut session = Session::start(engine, &manifest, &mut arena).unwrap();
     let mut answer = |message: &&str| {
         let (prompt, until) = match &manifest.chat {
-            Some(chat) => (chat.user.as_str().replace("{}", message), chat.stop.as_str()),
+            Some(chat) => {
+                // A message that is all in capitals is heard as if it were not.
+                let shouted = message.is_ascii() && message.to_uppercase() == **message;
+                let heard = if shouted { message.to_lowercase() } else { message.to_string() };
+                (chat.user.as_str().replace("{}", &heard), chat.stop.as_str())
+            }
             None => (message.to_string(), ""),
         };
         if manifest.chat.is_none() {
