@@ -44,6 +44,11 @@ impl CardArg {
         self.path.as_ref().map_or("the default model".into(), |path| path.display().to_string())
     }
 
+    /// What programs call it.
+    pub fn id(&self) -> String {
+        self.path.as_ref().map_or("default model".into(), |path| path.display().to_string())
+    }
+
     /// RAM where none is given.
     pub fn default_ram(&self) -> usize {
         if self.path.is_some() { OTHER_RAM } else { DEFAULT_RAM }

@@ -6,7 +6,32 @@ use pageformer_card::PAGE_BYTES;
 use pageformer_sim::Setup;
 use pageformer_sim::boards::{BOARDS, board, bus};
 
-use crate::ui::parse_bytes;
+use crate::ui::{bytes, parse_bytes};
+
+/// Bytes of a piece of a file: a page at least.
+fn parse_piece(text: &str) -> Result<usize, String> {
+    match parse_bytes(text)? {
+        0..PAGE_BYTES => Err(format!(
+            "a piece has {PAGE_BYTES} bytes or more: give the card's clusters, such as 32K; without --fragments each file is in one piece"
+        )),
+        bytes => Ok(bytes),
+    }
+}
+
+/// Checks that a board has so much RAM.
+pub fn within_board(ram: usize, setup: &Setup<'_>) -> Result<()> {
+    let board = setup.board;
+    if ram > board.ram {
+        bail!(
+            "{} of RAM are more than {} has for a model, {}; give --ram {}K or less, or another board (`plan --board list`)",
+            bytes(ram as u64),
+            board.name,
+            bytes(board.ram as u64),
+            board.ram / 1024
+        );
+    }
+    Ok(())
+}
 
 /// A board and how it is used.
 #[derive(Args, Clone)]
@@ -18,7 +43,7 @@ pub struct Place {
     #[arg(long, value_name = "BUS")]
     pub sd: Option<String>,
     /// Bytes of the pieces that a fragmented card's files lie in [default: each in one]
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_piece)]
     pub fragments: Option<usize>,
     /// The card is only read while it is waited for, also where a second core could do it
     #[arg(long)]
@@ -47,7 +72,7 @@ impl Place {
         let bus = bus(name).filter(|bus| board.buses.contains(&bus.name));
         let bus = bus
             .with_context(|| format!("{} has no `{name}`: it has {}", board.name, board.buses.join(", ")))?;
-        let piece = self.fragments.map(|bytes| (bytes / PAGE_BYTES).max(1) as u32);
+        let piece = self.fragments.map(|bytes| (bytes / PAGE_BYTES) as u32);
         Ok(Setup { board, bus, piece, read_ahead: !self.no_read_ahead })
     }
 }

@@ -1,8 +1,7 @@
 //! From a card and some RAM to a session: what `run`, `chat` and `eval` share.
 
-use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +14,7 @@ use pageformer_sim::{Clock, HostCard, Opened, PassWork, Setup, Threads, Timed, V
 use pageformer_vram::Arena;
 
 use crate::card::CardArg;
-use crate::ui::{Table, bytes, parse_bytes};
+use crate::ui::{Table, bytes, parse_bytes, parse_count};
 
 /// A session over a card of this PC.
 pub type HostSession<'m> = Session<'m, HostCard<'m>>;
@@ -71,23 +70,27 @@ pub struct Tuning {
 #[derive(Args, Clone, Copy)]
 pub struct ThreadsArg {
     /// Threads that share large matrices which are in RAM, at most one for each core of this PC
-    #[arg(long, value_name = "THREADS", default_value_t = NonZeroUsize::MIN)]
-    threads: NonZeroUsize,
+    #[arg(long, value_name = "THREADS", default_value_t = 1, value_parser = parse_count)]
+    threads: usize,
 }
 
 impl ThreadsArg {
     /// Nobody helps.
-    pub const ONE: Self = Self { threads: NonZeroUsize::MIN };
+    pub const ONE: Self = Self { threads: 1 };
 
     /// As many as were asked for and this PC has cores.
     pub fn count(self) -> usize {
-        let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        self.threads.min(cores).get()
+        self.threads.min(thread::available_parallelism().map_or(1, usize::from))
     }
 
     /// The threads that help; none if there is only one. They are started once, and stay as long as the program runs.
     pub fn team(self) -> Result<Option<&'static dyn Team>> {
         static TEAM: OnceLock<Threads> = OnceLock::new();
+        static FEWER: Once = Once::new();
+        if self.count() < self.threads {
+            let (asked, used) = (self.threads, self.count());
+            FEWER.call_once(|| eprintln!("--threads {asked}: this PC has {used} cores, so {used} are used"));
+        }
         if self.count() == 1 {
             return Ok(None);
         }

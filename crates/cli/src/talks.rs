@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use pageformer_card::Manifest;
 use pageformer_toolchain::Document;
+use pageformer_train::Error;
 use pageformer_train::data::{Chat, read_chats, read_documents};
 
 use crate::session::HostSession;
@@ -21,11 +22,26 @@ pub enum Talk {
 /// The chats of files for a model that chats, else their texts.
 pub fn talks(manifest: &Manifest, files: &[PathBuf], separator: &str) -> Result<Vec<Talk>> {
     if manifest.chat.is_none() {
-        return Ok(read_documents(files, separator)?.into_iter().map(Talk::Text).collect());
+        let texts = read_documents(files, separator)?;
+        if texts.iter().any(|text| text.starts_with("{\"messages\"")) {
+            let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+            bail!(
+                "{}: chats, but this model was not trained to chat; give texts such as it was trained on",
+                names.join(", ")
+            );
+        }
+        return Ok(texts.into_iter().map(Talk::Text).collect());
     }
     let mut all = Vec::new();
     for file in files {
-        all.extend(read_chats(file)?.into_iter().map(Talk::Chat));
+        let chats = read_chats(file).map_err(|error| match error {
+            Error::Data { .. } => anyhow!(
+                "{error}; this model chats, so the file has to hold chats: JSON Lines, or a line with a question and one with its answer, \
+                 and a blank line after each chat"
+            ),
+            error => error.into(),
+        })?;
+        all.extend(chats.into_iter().map(Talk::Chat));
     }
     Ok(all)
 }

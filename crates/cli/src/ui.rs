@@ -14,6 +14,14 @@ pub fn parse_count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Tokens a second that are wanted.
+pub fn parse_speed(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(speed) if speed > 0.0 && f64::is_finite(speed) => Ok(speed),
+        _ => Err("give tokens a second, such as 10".to_string()),
+    }
+}
+
 /// A number of bytes such as `65536`, `96K`, `1.5M`; K and M are 1024 and 1024².
 pub fn parse_bytes(text: &str) -> Result<usize, String> {
     let upper = text.trim().to_ascii_uppercase();

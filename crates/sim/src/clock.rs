@@ -130,9 +130,10 @@ impl<C> Timed<C> {
         Self { check: page, ..self }
     }
 
-    /// Time that was spent reading.
+    /// Time that was spent reading until now.
     pub fn busy(&self) -> Duration {
-        self.busy
+        // What was begun and not read yet is read without a pause.
+        self.busy.saturating_sub(self.free.saturating_sub(self.clock.now()))
     }
 
     /// Time that the processor spent checking pages.
@@ -236,7 +237,11 @@ mod tests {
         card.begin_read(CardFile::Weights, 8, 1); // no room: read when it is asked for
         clock.pass(5 * MS);
         card.finish_read(CardFile::Weights, 0, pages).unwrap();
-        assert_eq!(clock.now(), 6 * MS);
+        assert_eq!(
+            (clock.now(), card.busy()),
+            (6 * MS, 6 * MS),
+            "what is still to be read does not count yet"
+        );
         clock.pass(10 * MS);
         card.finish_read(CardFile::Weights, 4, pages).unwrap();
         assert_eq!(clock.now(), 16 * MS);

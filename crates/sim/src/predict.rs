@@ -77,6 +77,11 @@ impl Phase {
         (streamed + embedding + tokenizer + drafts + sums) as f64 / self.tokens as f64
     }
 
+    /// Time in which the card reads and the processor computes.
+    pub fn both(&self) -> Duration {
+        (self.reading + self.computing).saturating_sub(self.time)
+    }
+
     /// Whether the card is what takes the time.
     pub fn waits_for_card(&self) -> bool {
         self.reading > self.computing
@@ -217,7 +222,7 @@ impl Moment {
 }
 
 /// Predicts. `request` is [`Setup::request`]'s; `opened` and `arena` are a card that was opened in `ram` bytes, and what is left of them; the plan is [`Plan::for_board`]'s if the
-/// `request` names neither context nor batch. With `prompts`, the model replies to them, so that it is seen what guesses bring; without, tokens
+/// `request` names neither context nor batch; metadata of pages are kept where they take little. With `prompts`, the model replies to them, so that it is seen what guesses bring; without, tokens
 /// are made up and nothing is computed.
 ///
 /// # Errors
@@ -234,7 +239,10 @@ pub fn predict<'m>(
     let (clock, needs) = (Clock::default(), Needs::new(&manifest, &table));
     let plan = match *request {
         Request { context: None, batch: None, .. } => Plan::for_board(&needs, ram, request)?,
-        _ => Plan::new(&needs, ram, request)?,
+        _ => {
+            let page_metadata = request.page_metadata && needs.affords_metadata(ram);
+            Plan::new(&needs, ram, &Request { page_metadata, ..*request })?
+        }
     };
     let within = (!prompts.is_empty()).then(kernels::best);
     let (kernel, counter) =

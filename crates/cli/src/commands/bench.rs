@@ -135,6 +135,7 @@ impl Bench {
             let parts: serde_json::Map<_, _> =
                 parts.named().map(|(name, us)| (name.into(), json!(us))).collect();
             let mut object = json!({
+                "model": source.id(),
                 "kernel": kernel.name,
                 "tokens": tokens,
                 "runs": self.runs,
@@ -201,6 +202,14 @@ impl Source {
         match self {
             Self::Card(card) => card.name(),
             Self::Random(dimensions, _) => dimensions.to_string(),
+        }
+    }
+
+    /// The same for programs.
+    fn id(&self) -> String {
+        match self {
+            Self::Card(card) => card.id(),
+            Self::Random(..) => self.name(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use pageformer_card::PAGE_BYTES;
 use pageformer_engine::{Request, Sampler, Speculated, Speculation};
 use pageformer_toolchain::drafts;
@@ -23,7 +23,7 @@ pub const PAGES: u32 = 16;
 /// Adds drafts.bin to a card, a table of what often follows what: a device guesses from it and checks the guesses, several in one pass
 /// over the tape. The text stays the same; it comes faster where the card is what is waited for.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  \
+#[command(group(ArgGroup::new("texts").args(["data", "measure"]).required(true)), after_help = "Examples:\n  \
     pageformer drafts card/ --data stories.txt --separator '<|endoftext|>'\n  \
     pageformer drafts models/chat/card --data corpora/chat/train.jsonl --pages 16\n  \
     pageformer drafts --measure corpora/chat/heldout.jsonl --ram 48K        # the default model\n\n\
@@ -33,7 +33,7 @@ pub struct DraftsArgs {
     #[command(flatten)]
     card: CardArg,
     /// The texts to learn from
-    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "measure")]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
     data: Vec<PathBuf>,
     /// What stands between texts; without it, a file is one
     #[arg(long, default_value = "")]
@@ -42,7 +42,7 @@ pub struct DraftsArgs {
     #[arg(long, value_name = "PAGES", default_value_t = PAGES, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pages: u32,
     /// Say what guessing saves when the questions of this file are asked, or its texts continued
-    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    #[arg(long, value_name = "FILE")]
     measure: Option<PathBuf>,
     /// RAM of a measurement, as on a board [default: 256K; 48K for the default model]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, requires = "measure")]
@@ -66,8 +66,17 @@ impl DraftsArgs {
     }
 
     fn write(&self) -> Result<()> {
-        let Some(dir) = self.card.path.as_ref().filter(|path| path.is_dir()) else {
-            bail!("name the folder of a card; an image is made from one, with `pageformer image`");
+        let dir = match &self.card.path {
+            Some(path) if path.is_dir() => path,
+            Some(path) if path.is_file() => bail!(
+                "{}: a table goes into the folder of a card; name that, and make an image of it afterwards, with `pageformer image`",
+                path.display()
+            ),
+            Some(path) => bail!("{}: no such folder; make a card with `pageformer export`", path.display()),
+            None => bail!(
+                "the default model is part of this program; name the folder of a card that the table goes into: \
+                 `pageformer drafts card/ --data FILE`"
+            ),
         };
         write_drafts(&self.card, &self.data, &self.separator, self.pages)?;
         println!("next: pageformer drafts {} --measure TEXTS", dir.display());

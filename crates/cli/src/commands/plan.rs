@@ -6,7 +6,7 @@ mod target;
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use pageformer_engine::{PlanError, Request, Speculation};
 use pageformer_sim::boards::{BOARDS, BUSES, Board, Bus};
@@ -15,10 +15,10 @@ use pageformer_vram::Arena;
 use serde_json::{Value, json};
 
 use crate::card::CardArg;
-use crate::place::Place;
+use crate::place::{Place, within_board};
 use crate::session::{advise, buffer, memory_table, parse_speculation, work};
 use crate::talks::{Talk, talks, usual};
-use crate::ui::{Table, bytes, parse_bytes, parse_count};
+use crate::ui::{Table, bytes, parse_bytes, parse_count, parse_speed};
 
 /// The board that is meant when none is named.
 const DEFAULT_BOARD: &str = "esp32s3";
@@ -60,7 +60,7 @@ pub struct Plan {
     #[arg(long, value_name = "N", requires = "text", default_value_t = 20, value_parser = parse_count)]
     documents: usize,
     /// Say what would reach so many tokens a second
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_speed, allow_negative_numbers = true)]
     target: Option<f64>,
     /// Draw tokens a second over RAM into this file
     #[arg(long, value_name = "FILE")]
@@ -109,11 +109,9 @@ impl Plan {
             list(self.json);
             return Ok(());
         }
-        if self.target.is_some_and(|target| !(target > 0.0 && target.is_finite())) {
-            bail!("--target takes tokens a second, such as 10");
-        }
         let setup = self.place.setup_of(self.place.board.as_deref().unwrap_or(DEFAULT_BOARD))?;
         let ram = self.ram.unwrap_or(setup.board.ram);
+        within_board(ram, &setup)?;
         let request = Request {
             context: self.context,
             batch: self.batch,
@@ -125,6 +123,7 @@ impl Plan {
         let prediction = asked.predict(ram, &setup)?;
         // What is compared should differ in RAM alone.
         asked.request.context = Some(prediction.plan.context);
+        asked.request.page_metadata = prediction.plan.page_metadata;
         let curve = chart::curve(&asked, &prediction, &setup, ram)?;
         if let Some(file) = &self.svg {
             let title =
@@ -148,7 +147,7 @@ impl Plan {
         );
         print!("{}", memory_table(&prediction.plan));
         println!("\n{}", pinned(&prediction));
-        if setup.pages_ahead() > 0 {
+        if setup.pages_ahead() > 0 && prediction.plan.pinning.ring > 0 {
             println!("reads ahead: up to {} pages, in the second core's own memory", setup.pages_ahead());
         }
         println!("\n{}", speeds(&prediction));
@@ -192,6 +191,7 @@ impl Plan {
             .collect();
         json!({
             "predicted": true,
+            "model": self.card.id(),
             "board": setup.board.name,
             "sd": setup.bus.name,
             "ram": ram,
@@ -234,14 +234,18 @@ fn limit(phase: &Phase) -> &'static str {
 
 fn pinned(prediction: &Prediction) -> String {
     let pinning = &prediction.plan.pinning;
+    let pages = match pinning.ring {
+        0 => format!("all {} tape pages pinned, so that no pass reads any", pinning.tape),
+        ring => format!(
+            "{} of {} tape pages pinned ({:.1} %), runs of {ring} pages",
+            pinning.pinned,
+            pinning.tape,
+            100.0 * f64::from(pinning.pinned) / f64::from(pinning.tape.max(1)),
+        ),
+    };
     format!(
-        "{} positions, {} of them a pass when a prompt is read; {} of {} tape pages pinned ({:.1} %), runs of {} pages",
-        prediction.plan.context,
-        prediction.plan.batch,
-        pinning.pinned,
-        pinning.tape,
-        100.0 * f64::from(pinning.pinned) / f64::from(pinning.tape.max(1)),
-        pinning.ring,
+        "{} positions, {} of them a pass when a prompt is read; {pages}",
+        prediction.plan.context, prediction.plan.batch
     )
 }
 
@@ -269,8 +273,11 @@ fn speeds(prediction: &Prediction) -> Table {
     row("read per token", &|phase| bytes((phase.pages_per_token() * 512.0) as u64));
     row("reads per token", &|phase| format!("{:.1}", per_token(phase.stats.commands as f64, phase)));
     row("ms per token reading", &|phase| ms(phase.reading, phase));
-    row("ms per token computing", &|phase| ms(phase.computing, phase));
-    row("ms per token in all", &|phase| ms(phase.time, phase));
+    row("+ computing", &|phase| ms(phase.computing, phase));
+    if phases.iter().any(|phase| !phase.both().is_zero()) {
+        row("- both at once", &|phase| ms(phase.both(), phase));
+    }
+    row("= ms per token in all", &|phase| ms(phase.time, phase));
     table
 }
 

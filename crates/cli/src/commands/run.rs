@@ -77,6 +77,15 @@ impl Run {
                 eprintln!("nothing is guessed from the card's table: {fault}");
             }
             eprint!("\n{}", memory_table(plan));
+            if let Some(chat) = session.manifest().chat
+                && !self.prompt.ends_with(chat.around().1)
+            {
+                let card = self.card.path.iter().map(|path| format!(" {}", path.display()));
+                eprintln!(
+                    "\nthis model was trained to chat, and here it continues a text; it answers in `pageformer chat{}`",
+                    card.collect::<String>()
+                );
+            }
             return Ok(());
         }
         let ram: serde_json::Map<_, _> = plan

@@ -17,7 +17,21 @@ fn bench_has_its_keys() {
         {
             assert!(parts[part].as_f64().unwrap() >= 0.0, "{what}: {parts:?}");
         }
+        let model = what.split(" --").next().unwrap().replace("--random", "random");
+        assert_eq!(got["model"], model);
         assert_eq!((&got["tokens"], &got["pages_streamed_per_pass"]), (&8.into(), &0.into()));
+    }
+}
+
+#[test]
+fn curves_say_where_they_are() {
+    let place = Place::new();
+    let text = place.ok("bench --curves drawn/here --runs 1");
+    let drawn = text.lines().find_map(|line| line.strip_prefix("drawn: ")).unwrap();
+    for file in ["depth.svg", "width.svg", "context.svg", "ram.svg", "density.svg"] {
+        let path = std::path::Path::new("drawn/here").join(file);
+        assert!(drawn.contains(&path.display().to_string()), "{drawn}");
+        assert!(std::fs::read_to_string(place.path("").join(path)).unwrap().starts_with("<svg"));
     }
 }
 
@@ -38,7 +52,12 @@ fn threads_are_compared_with_one() {
         place.json(&format!("run card --prompt ab --ram 1M --threads {threads}"))["logits_digest"].clone()
     };
     assert_eq!(digest(1), digest(2));
-    assert_eq!(digest(1), digest(64), "more than any PC has");
+    let more = place.run("run card --prompt ab --ram 1M --threads 999 --json");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&more.out).unwrap()["logits_digest"], digest(1));
+    assert!(
+        more.err.contains("--threads 999") && more.err.contains(&format!("{cores} are used")),
+        "{more:#?}"
+    );
 }
 
 #[test]
@@ -49,7 +68,18 @@ fn impossible_wishes_are_named() {
     assert!(place.usage("bench --random 24,40,2,5,1,300").contains("5 heads"));
     assert!(place.fails("bench --random 24,40,2,3,1,300 --density 0").contains("density of 0"));
     assert!(place.fails("bench --runs 0").contains("--runs"));
-    assert!(place.usage("bench --threads 0").contains("--threads"));
+    assert!(place.usage("bench --threads 0").contains("give 1 or more"));
+    for (numbers, key) in [
+        ("0,40,2,1,1,300", "d_model"),
+        ("24,0,2,3,1,300", "d_ff"),
+        ("24,40,0,3,1,300", "n_layers"),
+        ("24,40,2,3,0,300", "n_kv_heads"),
+        ("24,40,2,3,2,300", "n_kv_heads"),
+        ("24,40,2,3,1,70000", "vocab"),
+    ] {
+        let error = place.usage(&format!("bench --random {numbers}"));
+        assert!(error.contains(key) && error.contains("such as 288,768,6,6,6,32000"), "{error}");
+    }
 }
 
 #[cfg(unix)]

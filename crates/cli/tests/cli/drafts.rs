@@ -102,12 +102,26 @@ fn mistakes_say_what_to_do() {
     let place = Place::with_tiny_card();
     fs::write(place.path("a.txt"), "Hi").unwrap();
     place.ok("image card -o card.img");
-    let error = place.fails("drafts card.img --data a.txt");
-    assert!(error.contains("name the folder of a card"), "{error}");
+    place.fails_with(
+        "drafts card.img --data a.txt",
+        &["card.img", "the folder of a card", "pageformer image"],
+    );
+    place.fails_with("drafts --data a.txt", &["default model", "the folder of a card", "drafts card/"]);
+    place.fails_with("drafts nowhere --data a.txt", &["nowhere", "pageformer export"]);
+    for command in ["drafts card", "drafts"] {
+        let error = place.usage(command);
+        assert!(error.contains("--data") && error.contains("--measure"), "{error}");
+    }
+    // What is no chat for a model that chats, chats for one that does not, and a folder.
+    place.fails_with("drafts --measure a.txt", &["a.txt:1", "this model chats", "blank line"]);
+    fs::write(place.path("chats.jsonl"), "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}\n")
+        .unwrap();
+    place.fails_with("drafts card --data chats.jsonl", &["chats.jsonl", "not trained to chat"]);
+    place.fails_with("drafts card --data card", &["card: a folder; name the files in it"]);
     let error = place.fails("drafts card --data b.txt");
     assert!(error.contains("b.txt"), "{error}");
     for wrong in [
-        "drafts card",
+        "drafts card --data a.txt --measure a.txt",
         "drafts card --data a.txt --pages 0",
         "run card --speculate 32",
         "run card --speculate x",

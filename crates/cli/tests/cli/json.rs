@@ -43,6 +43,13 @@ fn run_has_its_keys() {
 }
 
 #[test]
+fn a_prediction_names_its_model() {
+    let place = Place::with_tiny_card();
+    assert_eq!(place.json("plan card")["model"], "card");
+    assert_eq!(place.json("plan")["model"], "default model");
+}
+
+#[test]
 fn the_digest_tells_prompts_apart_and_nothing_else() {
     let place = Place::with_tiny_card();
     let digest =

@@ -24,7 +24,11 @@ pub fn read_documents(files: &[PathBuf], separator: &str) -> Result<Vec<String>,
 
 /// The text of a file.
 pub(crate) fn read(path: &PathBuf) -> Result<String, Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.clone(), source })?;
+    let io = |source| Error::Io { path: path.clone(), source };
+    if path.is_dir() {
+        return Err(io(std::io::Error::other("a folder; name the files in it")));
+    }
+    let bytes = std::fs::read(path).map_err(io)?;
     String::from_utf8(bytes).map_err(|e| {
         let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
         let line = before.iter().filter(|b| **b == b'\n').count() + 1;

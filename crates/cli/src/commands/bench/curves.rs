@@ -115,6 +115,7 @@ pub fn draw(folder: &Path, kernel: Kernel, runs: usize) -> Result<()> {
             points: grown(density)?,
         },
     ];
+    let mut written = Vec::new();
     for curve in curves {
         let mut table = Table::new([curve.axis, "us/token", "pages read a token"]);
         for point in &curve.points {
@@ -128,7 +129,9 @@ pub fn draw(folder: &Path, kernel: Kernel, runs: usize) -> Result<()> {
         println!("{}\n{table}", curve.title);
         let path = folder.join(curve.file);
         fs::write(&path, svg(&curve)).with_context(|| path.display().to_string())?;
+        written.push(path.display().to_string());
     }
+    println!("drawn: {}", written.join(", "));
     Ok(())
 }
 

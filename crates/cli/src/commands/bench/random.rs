@@ -36,7 +36,36 @@ impl FromStr for Dimensions {
         if vocab < 256 {
             return Err(format!("a vocabulary of {vocab} is not possible: 256 or more"));
         }
-        Ok(Self { d_model, d_ff, layers, heads, kv_heads, vocab })
+        let dimensions = Self { d_model, d_ff, layers, heads, kv_heads, vocab };
+        match dimensions.shape(true).check() {
+            Ok(()) => Ok(dimensions),
+            Err(error) => Err(format!(
+                "{error}; the numbers are width, MLP width, layers, heads, KV heads, vocabulary, such as 288,768,6,6,6,32000"
+            )),
+        }
+    }
+}
+
+impl Dimensions {
+    /// The shape of a Llama that has these, whose head may be the embedding.
+    fn shape(self, tied_embeddings: bool) -> Shape {
+        let Self { d_model, d_ff, layers, heads, kv_heads, vocab } = self;
+        Shape {
+            n_layers: layers,
+            d_model,
+            d_ff,
+            vocab,
+            max_seq: POSITIONS,
+            n_heads: heads,
+            n_kv_heads: kv_heads,
+            head_dim: d_model / heads,
+            norm: Norm::Rms,
+            norm_eps: 1e-5,
+            mlp: Mlp::SwiGlu,
+            rope_theta: 10_000.0,
+            tied_embeddings,
+            final_norm: true,
+        }
     }
 }
 
@@ -53,25 +82,9 @@ const POSITIONS: u32 = 1024;
 /// A card of random weights in memory. If some of the cells are pruned, the head is one of its own, so that every matrix that a pass
 /// reads is of that density: an embedding is never pruned.
 pub fn card(dimensions: Dimensions, density: f64) -> Result<MemoryCard> {
-    let Dimensions { d_model, d_ff, layers, heads, kv_heads, vocab } = dimensions;
+    let Dimensions { d_model, vocab, .. } = dimensions;
     ensure!(density > 0.0 && density <= 1.0, "a density of {density} is not possible: above 0, at most 1");
-    let shape = Shape {
-        n_layers: layers,
-        d_model,
-        d_ff,
-        vocab,
-        max_seq: POSITIONS,
-        n_heads: heads,
-        n_kv_heads: kv_heads,
-        head_dim: d_model / heads,
-        norm: Norm::Rms,
-        norm_eps: 1e-5,
-        mlp: Mlp::SwiGlu,
-        rope_theta: 10_000.0,
-        tied_embeddings: density == 1.0,
-        final_norm: true,
-    };
-    let mut model = Model::zeros(shape).context("these dimensions")?;
+    let mut model = Model::zeros(dimensions.shape(density == 1.0)).context("these dimensions")?;
     let mut state = 1u64;
     let mut all = 0;
     for tensor in model.tensors_mut() {

@@ -41,7 +41,7 @@ pub fn curve(
 pub fn text(curve: &[(usize, f64)], ram: usize) -> String {
     let most = curve.iter().map(|(_, speed)| *speed).fold(0.0, f64::max);
     let here = curve.iter().rposition(|(at, _)| *at <= ram);
-    let mut text = String::from("RAM         predicted tokens/s\n");
+    let mut text = String::from("RAM         predicted tokens/s of replies\n");
     for (number, (ram, speed)) in curve.iter().enumerate() {
         let mark = if here == Some(number) { "  <- here" } else { "" };
         let _ = writeln!(text, "{:>9}  {:>8.2} {}{mark}", bytes(*ram as u64), speed, bar(speed / most, 40));
@@ -105,7 +105,7 @@ pub fn svg(curve: &[(usize, f64)], ram: usize, title: &str) -> String {
     }
     let _ = writeln!(
         svg,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">RAM; predicted tokens/s</text>\n</svg>",
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">RAM; predicted tokens/s of replies</text>\n</svg>",
         WIDTH - EDGE,
         HEIGHT - 6.0
     );
