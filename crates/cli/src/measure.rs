@@ -87,6 +87,7 @@ pub fn in_int8(
         Request { context: Some(longest as u32), batch: Some(16), all_logits: true, ..Request::default() };
     let plan = Plan::new(&Needs::new(&manifest, &table), ram, &request)?;
     let mut engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernels::best())?;
+    engine.prepack();
     let mut progress = Progress::new("measuring");
     let mut nll = 0.0;
     for (number, example) in examples.iter().enumerate() {

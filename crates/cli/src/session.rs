@@ -213,6 +213,7 @@ pub fn start<'m>(
     let mut engine =
         Engine::start(card, &manifest, table, &plan, &mut arena, tuning.kernel()?).with_context(in_card)?;
     engine.share_with(tuning.threads.team()?);
+    engine.prepack();
     Session::start(engine, &manifest, &mut arena).with_context(in_card)
 }
 

@@ -56,5 +56,51 @@ fn multiply(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, multiply);
+/// The same matrices, packed anew for the kernel.
+#[cfg(feature = "prepack")]
+fn multiply_prepacked(c: &mut Criterion) {
+    let mut group = c.benchmark_group("multiply prepacked");
+    for inputs in [64, 288, 768] {
+        let dims = MatrixDims { outputs: 128, inputs };
+        group.throughput(Throughput::Elements(dims.cells() * 16));
+        for percent in [100, 50] {
+            let mut pages: Vec<Page> = Vec::new();
+            for (masks, mut cells) in groups(&dims, percent) {
+                cells.iter_mut().filter(|w| **w == 0x80).for_each(|w| *w = 0x81);
+                cells.resize(cells.len().next_multiple_of(512), 0);
+                pages.push(masks);
+                pages.extend_from_slice(cells.as_chunks().0);
+            }
+            for batch in [1, 16] {
+                let x: Vec<i8> =
+                    (0..inputs as usize * batch).map(|i| ((i * 37 % 255) as u8 as i8).max(-127)).collect();
+                let scales = vec![1.0; dims.segments() as usize * batch];
+                let outputs = dims.padded_outputs() as usize;
+                let mut y = vec![0.0; outputs * batch];
+                for kernel in available() {
+                    let Some(packed) = kernel.prepack(&dims, &pages, false) else { continue };
+                    let name = format!("{inputs} inputs, {percent} %, {batch} positions");
+                    group.bench_function(BenchmarkId::new(kernel.name, name), |bencher| {
+                        bencher.iter(|| {
+                            let input = Input { values: &x, scales: &scales, batch };
+                            kernel.compute().multiply_prepacked(
+                                &packed,
+                                0..packed.parts(),
+                                input,
+                                &mut y,
+                                outputs,
+                            )
+                        });
+                    });
+                }
+            }
+        }
+    }
+    group.finish();
+}
+
+#[cfg(not(feature = "prepack"))]
+fn multiply_prepacked(_: &mut Criterion) {}
+
+criterion_group!(benches, multiply, multiply_prepacked);
 criterion_main!(benches);

@@ -10,6 +10,8 @@ use crate::kernels::{Input, Kernel, Team};
 use crate::matrix::MatrixPages;
 use crate::numerics::{rotary_frequency, rotation};
 use crate::plan::{ActivationLens, Needs, Plan};
+#[cfg(feature = "prepack")]
+use crate::{kernels::Prepacked, matrix::prepacked};
 
 /// What a step computes on its way. `B` is the number of positions of the step; widths are padded to
 /// multiples of 4 where a matrix writes or reads them.
@@ -65,6 +67,9 @@ pub struct Engine<'m, C> {
     plan: Plan,
     kernel: Kernel,
     team: Option<&'m dyn Team>,
+    /// Matrices that are packed for the kernel, for each tensor of the shape; or nothing.
+    #[cfg(feature = "prepack")]
+    prepacked: alloc::vec::Vec<Option<Prepacked>>,
     position: u32,
     passes: u64,
 }
@@ -117,7 +122,43 @@ impl<'m, C: Card> Engine<'m, C> {
         };
         let vram =
             Vram::start(card, needs.sums(), plan.pinning, frames).map_err(|fault| locate(&table, fault))?;
-        Ok(Self { shape, table, vram, kv, act, plan: *plan, kernel, team: None, position: 0, passes: 0 })
+        Ok(Self {
+            shape,
+            table,
+            vram,
+            kv,
+            act,
+            plan: *plan,
+            kernel,
+            team: None,
+            #[cfg(feature = "prepack")]
+            prepacked: alloc::vec::Vec::new(),
+            position: 0,
+            passes: 0,
+        })
+    }
+
+    /// If the whole tape lies in memory, packs its matrices anew for the kernel, in memory of their own, if the kernel multiplies faster
+    /// then. Returns the bytes that this takes. It changes no bit.
+    #[cfg(feature = "prepack")]
+    pub fn prepack(&mut self) -> usize {
+        /// Larger models come from memory, or from a cache that is shared.
+        const CACHES: u32 = 16 << 20;
+        let tape = self.plan.pinning.tape;
+        if self.plan.pinning.pinned < tape {
+            return 0;
+        }
+        let far_away = tape > CACHES / size_of::<Page>() as u32;
+        let matrices = (0..self.shape.tensors()).map(|index| {
+            let matrix = self.matrix(self.shape.tensor(index)?).ok()?;
+            // An embedding that is not tied is looked up by rows only.
+            if matrix.tensor == Tensor::Embedding && !self.shape.tied_embeddings {
+                return None;
+            }
+            matrix.prepack(&mut self.vram, self.kernel, far_away)
+        });
+        self.prepacked = matrices.collect();
+        self.prepacked.iter().flatten().map(Prepacked::bytes).sum()
     }
 
     /// One pass over the tape: appends `tokens` (1 to `batch` of them) to the sequence and returns the logits
@@ -275,6 +316,14 @@ impl<'m, C: Card> Engine<'m, C> {
             Buffer::Wide(from) => act.wide.get_mut(from..).unwrap_or(&mut []),
         };
         let input = Input { values: act.quantized, scales: act.scales, batch };
+        #[cfg(feature = "prepack")]
+        if !self.prepacked.is_empty()
+            && let Some(index) = self.shape.tensor_index(tensor)
+            && let Some(Some(packed)) = self.prepacked.get(index as usize)
+            && prepacked::multiply(packed, self.kernel, self.team, input, out)
+        {
+            return Ok(());
+        }
         let done = matrix.multiply(&mut self.vram, self.kernel, self.team, input, out, act.mask_page);
         // A run that was read ahead may end in another tensor.
         done.map_err(|error| match error {

@@ -16,6 +16,9 @@
 #![no_std]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+#[cfg(feature = "prepack")]
+extern crate alloc;
+
 mod attention;
 mod error;
 mod forward;

@@ -4,10 +4,14 @@ use pageformer_card::matrix::TileRecord;
 use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page, Tensor};
 use pageformer_vram::{Card, CardFile, Fault, Vram};
 
+#[cfg(feature = "prepack")]
+pub(crate) mod prepacked;
 #[cfg(feature = "threads")]
 mod shared;
 
 use crate::error::Error;
+#[cfg(feature = "prepack")]
+use crate::kernels::Prepacked;
 use crate::kernels::{GroupProduct, Input, Kernel, Team};
 
 /// A matrix on the tape.
@@ -98,6 +102,18 @@ impl MatrixPages {
         } else {
             Err(Error::Tape { tensor: self.tensor, page: page - self.pages.start })
         }
+    }
+
+    /// The matrix packed for `kernel`, if it can be and all of its pages are in memory, one behind the other.
+    #[cfg(feature = "prepack")]
+    pub fn prepack<C: Card>(
+        &self,
+        vram: &mut Vram<'_, C>,
+        kernel: Kernel,
+        far_away: bool,
+    ) -> Option<Prepacked> {
+        let pages = vram.pages(self.pages.start, self.pages.len() as u32).ok()?;
+        if pages.len() == self.pages.len() { kernel.prepack(&self.dims, pages, far_away) } else { None }
     }
 
     /// Row `row` of an unpruned matrix as f32: `x` is `(inputs)`.

@@ -67,6 +67,15 @@ fn step(c: &mut Criterion) {
                         engine.step(&tokens).map(|logits| logits[0]).unwrap()
                     });
                 });
+                if engine.prepack() > 0 {
+                    let name = format!("density {density}, {batch} positions behind 128, prepacked");
+                    group.bench_function(BenchmarkId::new(kernel.name, name), |bencher| {
+                        bencher.iter(|| {
+                            engine.truncate(128);
+                            engine.step(&tokens).map(|logits| logits[0]).unwrap()
+                        });
+                    });
+                }
             }
         }
     }

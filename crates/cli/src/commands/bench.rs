@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::card::CardArg;
 use crate::session::{ThreadsArg, advise, buffer, explain};
-use crate::ui::{Table, parse_bytes};
+use crate::ui::{Table, bytes, parse_bytes};
 use parts::{Measured, MeasuredTeam, Parts, parts};
 use random::Dimensions;
 use yardstick::Yardstick;
@@ -28,6 +28,7 @@ use yardstick::Yardstick;
 #[command(after_help = "Examples:\n  \
     pageformer bench card/\n  \
     pageformer bench card/ --kernel portable\n  \
+    pageformer bench card/ --no-prepack\n  \
     pageformer bench card/ --ram 128K --context 128 --json\n  \
     pageformer bench --random 288,768,6,6,6,32000 --density 0.5\n  \
     pageformer bench --random 288,768,6,6,6,32000 --threads 2\n  \
@@ -68,6 +69,9 @@ pub struct Bench {
     /// Kernel: auto, portable, or one that this processor has, such as avx2
     #[arg(long, default_value = "auto")]
     kernel: String,
+    /// Multiply from the card's pages, as a board does, and not from matrices packed anew for this PC's registers
+    #[arg(long)]
+    no_prepack: bool,
     #[command(flatten)]
     threads: ThreadsArg,
     /// Run this program in turn with the engine, and compare: benches/yardstick/forward.c says how to build it
@@ -104,6 +108,9 @@ impl Bench {
         let mut memory = buffer(self.ram);
         let mut engine = source.start(&mut memory, &request, kernel)?;
         let (plan, shape) = (*engine.plan(), *engine.shape());
+        let started = Instant::now();
+        let packed = if self.no_prepack { 0 } else { engine.prepack() };
+        let packing = started.elapsed();
         let tokens = self.tokens.unwrap_or(256).min(plan.context) as usize;
         let yardstick = self.yardstick.as_ref().map(|program| Yardstick::new(program, &shape)).transpose()?;
 
@@ -124,6 +131,9 @@ impl Bench {
         drop(engine);
         let measured = team.map(MeasuredTeam);
         let mut engine = source.start(&mut memory, &request, Measured::of(kernel))?;
+        if !self.no_prepack {
+            engine.prepack();
+        }
         engine.share_with(measured.as_ref().map(|team| team as &dyn Team));
         let parts = (0..self.runs)
             .try_fold(Parts::MOST, |least, _| anyhow::Ok(least.least(parts(&mut engine, tokens)?)))?;
@@ -143,6 +153,7 @@ impl Bench {
                 "batch": plan.batch,
                 "context": plan.context,
                 "pages_streamed_per_pass": pages,
+                "prepacked_bytes": packed,
                 "decode_tokens_per_s": decode,
                 "prefill_tokens_per_s": prefill,
                 "decode_us_per_token": parts,
@@ -165,6 +176,10 @@ impl Bench {
         );
         println!("  decode     {decode:.0} tokens/s");
         println!("  prefill    {prefill:.0} tokens/s, {} positions a pass", plan.batch);
+        if packed > 0 {
+            let milliseconds = packing.as_secs_f64() * 1e3;
+            println!("  prepacked  {} in {milliseconds:.1} ms", bytes(packed as u64));
+        }
         if team.is_some() {
             let [by_decode, by_prefill] = [decode / alone[0], prefill / alone[1]];
             println!(

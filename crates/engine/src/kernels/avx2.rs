@@ -8,6 +8,8 @@
 //! 127, so there the signs may go the other way, and what is done to the query is done once.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "prepack")]
+mod prepacked;
 mod pruned;
 mod sums;
 
@@ -22,6 +24,8 @@ use self::sums::{Avx2Sums, Sums, VexSums};
 use super::group::is_dense;
 use super::x86::Features;
 use super::{Compute, GroupProduct, Head, Kernel, Scratch, shared_source};
+#[cfg(feature = "prepack")]
+use super::{Input, Packing, Prepacked};
 use crate::attention::{BLOCK, CHANNELS, Products, SUM_POSITIONS, mix_from};
 
 /// A kernel. Only [`detect`] gives it out, so that a value of it means that the processor has AVX2, BMI1 and
@@ -45,6 +49,24 @@ macro_rules! kernel {
                 }
                 // SAFETY: this kernel is only given out by `detect`.
                 unsafe { kept_cells(dims, group, mask_page) }
+            }
+
+            #[cfg(feature = "prepack")]
+            fn packing(&self) -> Option<Packing> {
+                Some(prepacked::packing::<$sums>())
+            }
+
+            #[cfg(feature = "prepack")]
+            fn multiply_prepacked(
+                &self,
+                matrix: &Prepacked,
+                parts: core::ops::Range<usize>,
+                x: Input<'_>,
+                y: &mut [f32],
+                y_stride: usize,
+            ) -> bool {
+                // SAFETY: this kernel is only given out by `detect`.
+                unsafe { prepacked::multiply::<$sums>(matrix, parts, x, y, y_stride) }
             }
 
             shared_source! { #[target_feature(enable = "avx2,bmi1,popcnt")] $name }

@@ -7,11 +7,15 @@
 
 mod attention;
 mod dense;
+#[cfg(feature = "prepack")]
+mod prepacked;
 mod rows;
 mod sparse;
 
 use super::x86::Features;
 use super::{Compute, GroupProduct, Head, Kernel, Scratch, shared_source};
+#[cfg(feature = "prepack")]
+use super::{Input, Packing, Prepacked};
 use pageformer_card::{MatrixDims, Page};
 
 /// The kernel. Only [`detect`] gives it out, so that a value of it means that the processor has what
@@ -27,6 +31,24 @@ impl Compute for Avx512 {
     fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
         // SAFETY: this kernel is only given out by `detect`.
         unsafe { rows::kept_cells(dims, group, mask_page) }
+    }
+
+    #[cfg(feature = "prepack")]
+    fn packing(&self) -> Option<Packing> {
+        Some(prepacked::PACKING)
+    }
+
+    #[cfg(feature = "prepack")]
+    fn multiply_prepacked(
+        &self,
+        matrix: &Prepacked,
+        parts: core::ops::Range<usize>,
+        x: Input<'_>,
+        y: &mut [f32],
+        y_stride: usize,
+    ) -> bool {
+        // SAFETY: this kernel is only given out by `detect`.
+        unsafe { prepacked::multiply(matrix, parts, x, y, y_stride) }
     }
 
     shared_source! {

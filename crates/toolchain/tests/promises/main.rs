@@ -16,6 +16,7 @@ mod folders;
 mod images;
 mod index;
 mod paging;
+mod prepacked;
 mod pruning;
 mod right;
 mod same;

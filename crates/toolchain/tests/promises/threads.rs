@@ -85,7 +85,13 @@ fn said<C: Card>(
     let mut memory = memory(ram);
     let mut session = session(card, &mut memory, request, kernel)?;
     session.engine_mut().share_with(team);
-    say(&mut session, PROMPT, TOKENS)
+    let from_pages = say(&mut session, PROMPT, TOKENS)?;
+    if session.engine_mut().prepack() > 0 {
+        session.reset();
+        let packed = say(&mut session, PROMPT, TOKENS)?;
+        assert_eq!((&packed.text, packed.reply), (&from_pages.text, from_pages.reply));
+    }
+    Ok(from_pages)
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! Where the time of a step goes: a kernel with a stop-watch, and a team with one.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use pageformer_card::{MatrixDims, Page};
 use pageformer_engine::Engine;
-use pageformer_engine::kernels::{self, Compute, GroupProduct, Head, Kernel, Scratch, Team, Work};
+use pageformer_engine::kernels::{
+    self, Compute, GroupProduct, Head, Input, Kernel, Packing, Prepacked, Scratch, Team, Work,
+};
 use pageformer_sim::HostCard;
 
 use super::decode_once;
@@ -161,6 +164,21 @@ impl Compute for Measured {
 
     fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
         timed(MATRICES, |k| k.kept_cells(dims, group, mask_page))
+    }
+
+    fn packing(&self) -> Option<Packing> {
+        INNER.get()?.compute().packing()
+    }
+
+    fn multiply_prepacked(
+        &self,
+        matrix: &Prepacked,
+        parts: Range<usize>,
+        x: Input<'_>,
+        y: &mut [f32],
+        y_stride: usize,
+    ) -> bool {
+        timed(MATRICES, |k| k.multiply_prepacked(matrix, parts, x, y, y_stride))
     }
 
     fn attend(&self, head: &Head<'_>, q: &[f32], out: &mut [f32], scratch: &mut Scratch<'_>) -> Option<()> {

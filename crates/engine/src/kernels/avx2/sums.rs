@@ -5,6 +5,10 @@ use core::arch::x86_64::*;
 
 /// How products are added up. The methods want AVX2 of their callers, besides what the implementation is named for.
 pub(super) trait Sums {
+    /// Whether [`Self::add_bytes`] is exact for all bytes.
+    #[cfg(feature = "prepack")]
+    const ANY: bool;
+
     /// Adds the products of four unsigned and four signed bytes to each i32, exactly if two products fit an i16.
     fn add_bytes(total: __m256i, magnitude: __m256i, signed: __m256i) -> __m256i;
 
@@ -16,6 +20,9 @@ pub(super) trait Sums {
 pub(super) struct Avx2Sums;
 
 impl Sums for Avx2Sums {
+    #[cfg(feature = "prepack")]
+    const ANY: bool = false;
+
     #[inline(always)]
     fn add_bytes(total: __m256i, magnitude: __m256i, signed: __m256i) -> __m256i {
         #[inline]
@@ -49,6 +56,9 @@ macro_rules! vnni {
 
         $(#[$attribute])*
         impl Sums for $name {
+            #[cfg(feature = "prepack")]
+            const ANY: bool = true;
+
             #[inline(always)]
             fn add_bytes(total: __m256i, magnitude: __m256i, signed: __m256i) -> __m256i {
                 #[inline]

@@ -1,0 +1,270 @@
+//! Matrices that are packed anew for a processor with much memory and wide registers.
+//!
+//! On the tape, four outputs follow each other cell by cell, and what a pruned tile keeps is known by its mask. A register takes four
+//! cells; here they are of four row-blocks, so that its 16 sums are those of 16 outputs, and nothing is added across a register.
+//!
+//! - **Dense**: the four cells have the same inputs. Up to four such groups of 16 outputs lie side by side, so that all meet an
+//!   activation that is loaded once.
+//! - **Sparse**: each row-block goes through its own kept cells, whatever the others keep, by two registers at a time. What these four times two
+//!   cells need is within a *window* of 16 or 8 cells, which begins where the row-block is that has come least far; *places* say where in it.
+//!   Row-blocks that keep about as many cells go together.
+//!
+//! What is packed gives the same bits: sums of integers are exact, and the scales, one for each tile, are applied as everywhere.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+
+mod pack;
+
+use alloc::vec::Vec;
+use core::mem::MaybeUninit;
+use core::ops::Range;
+
+use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS};
+use pageformer_card::{CELL_BYTES, MatrixDims};
+
+use super::Input;
+
+/// How a kernel wants matrices.
+#[derive(Clone, Copy, Debug)]
+pub struct Packing {
+    /// Cells of a window: their activations fill a register.
+    pub(super) window: usize,
+    /// The least weight. With a lesser one, matrices are multiplied from the tape.
+    pub(super) least: i8,
+    /// Percent of lines up to which a sparse matrix takes less time than a dense one, when both are in the caches.
+    pub(super) sparse: usize,
+}
+
+/// Row-blocks of a group: a register's 128-bit parts.
+pub(super) const LANES: usize = 4;
+/// Outputs of a group.
+pub(super) const OUTPUTS: usize = LANES * TILE_OUTPUTS;
+/// Groups that lie side by side, if nothing is missing.
+pub(super) const BUNDLE: usize = 4;
+/// Groups of a part: outputs that follow each other, for one thread.
+pub(super) const PART: usize = 16;
+/// Row-blocks of a part.
+const PART_ROWS: usize = PART * LANES;
+/// Bits of a place: which of the window's cells.
+pub(super) const PLACE_BITS: u32 = 4;
+
+/// Weights of a register: `[lane][output][input]`.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub [[i8; CELL_BYTES]; LANES]);
+
+impl Line {
+    const ZERO: Self = Self([[0; CELL_BYTES]; LANES]);
+}
+
+/// What a group's sums of a segment need to become products.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Finish {
+    /// Where sums begin. Activations go in as `x + 128`, so this is −128 · Σw.
+    pub start: [i32; OUTPUTS],
+    /// Weight scales.
+    pub scales: [f32; OUTPUTS],
+}
+
+/// A matrix, packed for a kernel by [`Kernel::prepack`](super::Kernel::prepack).
+pub struct Prepacked {
+    pub(super) dims: MatrixDims,
+    pub(super) parts: Vec<Part>,
+    /// For each part, segment and group: pairs of lines. Dense: for each part, segment, bundle and cell, a line for each group.
+    pub(super) lines: Vec<Line>,
+    /// For each part, segment and group.
+    pub(super) finish: Vec<Finish>,
+    /// Only where cells are missing.
+    pub(super) sparse: Option<Sparse>,
+}
+
+/// Where a part's groups begin.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    pub groups: usize,
+    /// In `lines`; in `places`, half of it.
+    pub line: usize,
+    /// In `windows`.
+    pub window: usize,
+    /// In `finish` and `pairs`.
+    pub finish: usize,
+    /// In `rows`.
+    pub group: usize,
+}
+
+/// What is known of kept cells.
+#[derive(Default)]
+pub(super) struct Sparse {
+    /// For each four lines, or the last two, the first cell of the window, counted within the segment.
+    pub windows: Vec<u8>,
+    /// For each pair of lines, each line and each lane, [`PLACE_BITS`], from the lowest on.
+    pub places: Vec<u32>,
+    /// Pairs of lines of each part, segment and group.
+    pub pairs: Vec<u16>,
+    /// For each group, the row-blocks of its lanes, counted within the part.
+    pub rows: Vec<[u32; LANES]>,
+}
+
+impl Prepacked {
+    /// Bytes of memory.
+    pub fn bytes(&self) -> usize {
+        let sparse = self.sparse.as_ref().map_or(0, |sparse| {
+            size_of_val(&sparse.windows[..])
+                + size_of_val(&sparse.places[..])
+                + size_of_val(&sparse.pairs[..])
+                + size_of_val(&sparse.rows[..])
+        });
+        size_of_val(&self.lines[..]) + size_of_val(&self.finish[..]) + sparse
+    }
+
+    /// Registers of weights.
+    pub fn lines(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Parts, whose outputs follow each other.
+    pub fn parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Outputs, padded, of some parts.
+    pub fn outputs(&self, parts: Range<usize>) -> Range<usize> {
+        let output = |part: usize| (part * PART_ROWS * TILE_OUTPUTS).min(self.dims.padded_outputs() as usize);
+        output(parts.start)..output(parts.end)
+    }
+
+    /// Segments and padded inputs.
+    #[inline(always)]
+    fn inputs(&self) -> (usize, usize) {
+        (self.dims.segments() as usize, self.dims.padded_inputs() as usize)
+    }
+
+    /// Whether there is enough of `x` and of `y`, which is `(batch, y_stride)`.
+    #[inline(always)]
+    pub(crate) fn fits(&self, parts: &Range<usize>, x: &Input<'_>, y: &[f32], y_stride: usize) -> bool {
+        let ((segments, stride), outputs) = (self.inputs(), self.outputs(parts.clone()).len());
+        x.batch > 0
+            && parts.end <= self.parts.len()
+            && x.values.len() >= x.batch * stride
+            && x.scales.len() >= x.batch * segments
+            && outputs <= y_stride
+            && y.len() >= (x.batch - 1) * y_stride + outputs
+    }
+
+    /// `x` in pieces of so many positions; the last may have fewer.
+    #[cfg(feature = "threads")]
+    pub(crate) fn pieces<'a>(
+        &self,
+        x: Input<'a>,
+        positions: usize,
+    ) -> impl Iterator<Item = Input<'a>> + use<'a> {
+        let (segments, stride) = self.inputs();
+        let (values, scales) = (x.values.chunks(positions * stride), x.scales.chunks(positions * segments));
+        let batches = (0..x.batch).step_by(positions).map(move |from| positions.min(x.batch - from));
+        values.zip(scales).zip(batches).map(|((values, scales), batch)| Input { values, scales, batch })
+    }
+
+    /// Calls `job` for each of `parts` and at most `positions` positions at once. False, and nothing is done, if `x` or `y`, which is
+    /// `(batch, y_stride)`, is too short.
+    #[inline(always)]
+    pub(super) fn jobs(
+        &self,
+        parts: Range<usize>,
+        x: Input<'_>,
+        y: &mut [f32],
+        y_stride: usize,
+        positions: usize,
+        mut job: impl FnMut(Job<'_>),
+    ) -> bool {
+        if !self.fits(&parts, &x, y, y_stride) {
+            return false;
+        }
+        let (segments, stride) = self.inputs();
+        let mut output = 0;
+        for number in parts {
+            let outputs = self.outputs(number..number + 1).len();
+            for from in (0..x.batch).step_by(positions) {
+                job(Job {
+                    packed: self,
+                    part: &self.parts[number],
+                    values: &x.values[from * stride..],
+                    stride,
+                    scales: &x.scales[from * segments..],
+                    segments,
+                    y: &mut y[from * y_stride + output..],
+                    y_stride,
+                    outputs,
+                    positions: positions.min(x.batch - from),
+                });
+            }
+            output += outputs;
+        }
+        true
+    }
+}
+
+/// A part and some positions.
+pub(super) struct Job<'a> {
+    pub packed: &'a Prepacked,
+    pub part: &'a Part,
+    /// `(positions, stride)`, the padded inputs.
+    pub values: &'a [i8],
+    pub stride: usize,
+    /// `(positions, segments)`
+    pub scales: &'a [f32],
+    pub segments: usize,
+    /// `(positions, y_stride)`, from the part's first output on.
+    pub y: &'a mut [f32],
+    pub y_stride: usize,
+    /// Outputs of the part.
+    pub outputs: usize,
+    pub positions: usize,
+}
+
+impl Job<'_> {
+    /// Four outputs of a row-block at position `b`, if there is one.
+    #[inline(always)]
+    pub fn outputs_of(&mut self, b: usize, row: u32) -> Option<*mut f32> {
+        let output = row as usize * TILE_OUTPUTS;
+        (output < self.outputs).then(|| self.y.as_mut_ptr().wrapping_add(b * self.y_stride + output))
+    }
+}
+
+/// Activations of a segment at `B` positions, and a window behind them, where they meet no weights.
+#[repr(C, align(64))]
+pub(super) struct Segment<const B: usize>([[MaybeUninit<u8>; TILE_INPUTS + 64]; B]);
+
+impl<const B: usize> Segment<B> {
+    pub const EMPTY: Self = Self([[MaybeUninit::uninit(); TILE_INPUTS + 64]; B]);
+
+    /// The inputs of segment `segment`, with some bits flipped; says how many they are.
+    #[inline(always)]
+    pub fn load(&mut self, job: &Job<'_>, segment: usize, flip: u8) -> usize {
+        let from = segment * TILE_INPUTS;
+        let inputs = (job.stride - from).min(TILE_INPUTS);
+        for (b, to) in self.0.iter_mut().enumerate() {
+            let values = &job.values[b * job.stride + from..][..inputs];
+            // Whole registers, then the rest by fours.
+            let ((whole, last), (to, _)) = (values.as_chunks::<64>(), to.as_chunks_mut::<64>());
+            let mut to = to.iter_mut();
+            for (values, to) in whole.iter().zip(&mut to) {
+                *to = values.map(|x| MaybeUninit::new(x as u8 ^ flip));
+            }
+            for more in [last, &[]] {
+                let Some(to) = to.next() else { break };
+                *to = [MaybeUninit::new(0); 64];
+                let ((values, _), (to, _)) = (more.as_chunks::<4>(), to.as_chunks_mut::<4>());
+                for (values, to) in values.iter().zip(to) {
+                    *to = values.map(|x| MaybeUninit::new(x as u8 ^ flip));
+                }
+            }
+        }
+        inputs
+    }
+
+    /// What was loaded at position `b`, from input `input` on.
+    #[inline(always)]
+    pub fn from(&self, b: usize, input: usize) -> *const u8 {
+        self.0.as_ptr().wrapping_add(b).cast::<u8>().wrapping_add(input)
+    }
+}

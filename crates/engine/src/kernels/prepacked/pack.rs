@@ -1,0 +1,195 @@
+//! How a matrix gets packed.
+
+use alloc::vec::Vec;
+
+use pageformer_card::matrix::{TILE_OUTPUTS, TileRecord};
+use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page};
+
+use super::{BUNDLE, Finish, LANES, Line, OUTPUTS, PART, PART_ROWS, PLACE_BITS, Part, Prepacked, Sparse};
+use crate::kernels::Kernel;
+
+/// Percent of lines up to which a sparse matrix takes less time, when the model is larger than the caches: then, bytes are what takes time.
+const SPARSE_FAR_AWAY: usize = 90;
+/// A lane without a row-block.
+const NOBODY: u32 = u32::MAX;
+
+/// A tile on the tape.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    record: TileRecord,
+    cells: &'a [[u8; CELL_BYTES]],
+}
+
+impl Prepacked {
+    /// Packs the matrix that `pages` hold; `None` if they do not hold it, or the kernel cannot. `far_away`: the model is larger than the
+    /// caches.
+    pub(in crate::kernels) fn new(
+        kernel: Kernel,
+        dims: &MatrixDims,
+        pages: &[Page],
+        far_away: bool,
+    ) -> Option<Self> {
+        let packing = kernel.compute().packing()?;
+        let tiles = tiles(kernel, dims, pages)?;
+        let weights = tiles.iter().flat_map(|tile| tile.cells.as_flattened());
+        if packing.least > i8::MIN && weights.into_iter().any(|weight| (*weight as i8) < packing.least) {
+            return None;
+        }
+        let kept: usize = tiles.iter().map(|tile| tile.cells.len()).sum();
+        if (kept as u64) < dims.cells() {
+            let sparse = Self::sparse(packing.window, dims, &tiles);
+            let all = dims.row_blocks().div_ceil(LANES as u32) * (dims.padded_inputs() / 4);
+            let most = if far_away { SPARSE_FAR_AWAY } else { packing.sparse };
+            if sparse.lines.len() * 100 <= all as usize * most {
+                return Some(sparse);
+            }
+        }
+        Some(Self::dense(dims, &tiles))
+    }
+
+    fn empty(dims: &MatrixDims) -> Self {
+        Self { dims: *dims, parts: Vec::new(), lines: Vec::new(), finish: Vec::new(), sparse: None }
+    }
+
+    fn begin_part(&mut self, group: usize, groups: usize, window: usize) {
+        let (line, finish) = (self.lines.len(), self.finish.len());
+        self.parts.push(Part { groups, line, window, finish, group });
+    }
+
+    fn dense(dims: &MatrixDims, tiles: &[Tile<'_>]) -> Self {
+        let mut packed = Self::empty(dims);
+        let (segments, row_blocks) = (dims.segments() as usize, dims.row_blocks() as usize);
+        let all = row_blocks.div_ceil(LANES);
+        packed.lines.reserve_exact(all * dims.padded_inputs() as usize / 4);
+        packed.finish.reserve_exact(all * segments);
+        for first in (0..all).step_by(PART) {
+            let groups = first..(first + PART).min(all);
+            packed.begin_part(first, groups.len(), 0);
+            for segment in 0..segments {
+                let tile = |group: usize, lane| tiles.get((group * LANES + lane) * segments + segment);
+                let cells = dims.cells_in_tile(segment as u32) as usize;
+                for bundle in groups.clone().step_by(BUNDLE) {
+                    let bundle = bundle..(bundle + BUNDLE).min(groups.end);
+                    let from = packed.lines.len();
+                    packed.lines.resize(from + cells * bundle.len(), Line::ZERO);
+                    for (at, group) in bundle.clone().enumerate() {
+                        let lanes = [0, 1, 2, 3].map(|lane| tile(group, lane));
+                        packed.finish.push(Finish::of(lanes));
+                        for (lane, tile) in lanes.into_iter().enumerate() {
+                            let Some(tile) = tile else { continue };
+                            for (cell, weights) in ones(tile.record.mask).zip(tile.cells) {
+                                packed.lines[from + cell * bundle.len() + at].0[lane] = signed(weights);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        packed
+    }
+
+    fn sparse(window: usize, dims: &MatrixDims, tiles: &[Tile<'_>]) -> Self {
+        let mut packed = Self::empty(dims);
+        let mut sparse = Sparse::default();
+        let (segments, row_blocks) = (dims.segments() as usize, dims.row_blocks() as usize);
+        for first in (0..row_blocks).step_by(PART_ROWS) {
+            let last = (first + PART_ROWS).min(row_blocks);
+            packed.begin_part(first / LANES, (last - first).div_ceil(LANES), sparse.windows.len());
+            let row = |row: usize| tiles.get(row * segments..(row + 1) * segments).unwrap_or(&[]);
+            let mut order: Vec<usize> = (first..last).collect();
+            order.sort_by_key(|at| row(*at).iter().map(|tile| tile.cells.len()).sum::<usize>());
+            for segment in 0..segments {
+                for lanes in order.chunks(LANES) {
+                    let tile = |lane| lanes.get(lane).and_then(|at: &usize| row(*at).get(segment));
+                    packed.lines_of(window, [0, 1, 2, 3].map(tile), &mut sparse);
+                }
+            }
+            for lanes in order.chunks(LANES) {
+                let number = |lane| lanes.get(lane).map_or(NOBODY, |row: &usize| (row - first) as u32);
+                sparse.rows.push([0, 1, 2, 3].map(number));
+            }
+        }
+        Self { sparse: Some(sparse), ..packed }
+    }
+
+    /// The lines of a group in a segment.
+    fn lines_of(&mut self, width: usize, tiles: [Option<&Tile<'_>>; LANES], sparse: &mut Sparse) {
+        self.finish.push(Finish::of(tiles));
+        let mut lanes = tiles.map(|tile| {
+            let (mask, cells) = tile.map_or((0, &[][..]), |tile| (tile.record.mask, tile.cells));
+            ones(mask).zip(cells).peekable()
+        });
+        let mut pairs = 0;
+        while let Some(window) = lanes.iter_mut().filter_map(|lane| Some(lane.peek()?.0)).min() {
+            sparse.windows.push(window as u8);
+            // Four lines share a window; two do at the end, if that is enough.
+            for _ in 0..2 {
+                let mut places = 0;
+                for line in 0..2 {
+                    let mut weights = Line::ZERO;
+                    for (lane, cells) in lanes.iter_mut().enumerate() {
+                        if let Some((cell, of_cell)) = cells.next_if(|(cell, _)| *cell < window + width) {
+                            weights.0[lane] = signed(of_cell);
+                            places |= ((cell - window) as u32) << ((line * LANES + lane) as u32 * PLACE_BITS);
+                        }
+                    }
+                    self.lines.push(weights);
+                }
+                sparse.places.push(places);
+                pairs += 1;
+                if lanes.iter_mut().all(|lane| lane.peek().is_none()) {
+                    break;
+                }
+            }
+        }
+        sparse.pairs.push(pairs);
+    }
+}
+
+impl Finish {
+    fn of(lanes: [Option<&Tile<'_>>; LANES]) -> Self {
+        let mut finish = Self { start: [0; OUTPUTS], scales: [0.0; OUTPUTS] };
+        for (lane, tile) in lanes.into_iter().enumerate() {
+            let Some(tile) = tile else { continue };
+            for (output, scale) in tile.record.scales_f32().into_iter().enumerate() {
+                let weights = tile.cells.iter().flat_map(|cell| &cell[output * 4..output * 4 + 4]);
+                finish.start[lane * TILE_OUTPUTS + output] =
+                    -128 * weights.map(|w| i32::from(*w as i8)).sum::<i32>();
+                finish.scales[lane * TILE_OUTPUTS + output] = scale;
+            }
+        }
+        finish
+    }
+}
+
+/// The tiles of a matrix, in order.
+fn tiles<'a>(kernel: Kernel, dims: &MatrixDims, mut pages: &'a [Page]) -> Option<Vec<Tile<'a>>> {
+    let mut tiles = Vec::with_capacity(dims.tiles() as usize);
+    for group in 0..dims.groups() {
+        let (masks, rest) = pages.split_first()?;
+        let kept = kernel.compute().kept_cells(dims, group, masks)?;
+        let (here, later) = rest.split_at_checked(kept.div_ceil(CELLS_PER_PAGE))?;
+        let (mut cells, _) = here.as_flattened().as_chunks();
+        for at in 0..dims.tiles_in_group(group) as usize {
+            let record = TileRecord::read(masks, at);
+            let (own, others) = cells.split_at_checked(record.mask.count_ones() as usize)?;
+            tiles.push(Tile { record, cells: own });
+            cells = others;
+        }
+        pages = later;
+    }
+    pages.is_empty().then_some(tiles)
+}
+
+/// The numbers of a mask's ones, from the lowest.
+fn ones(mut mask: u64) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let lowest = (mask != 0).then_some(mask.trailing_zeros() as usize);
+        mask &= mask.wrapping_sub(1);
+        lowest
+    })
+}
+
+fn signed(cell: &[u8; CELL_BYTES]) -> [i8; CELL_BYTES] {
+    cell.map(|weight| weight as i8)
+}

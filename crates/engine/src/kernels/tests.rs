@@ -1,0 +1,261 @@
+//! All kernels against plain sums and each other.
+
+extern crate std;
+use super::*;
+use pageformer_card::matrix::TileRecord;
+use proptest::prelude::*;
+use std::vec::Vec;
+
+/// Adds up a tile weight by weight.
+fn naive(cells: &[u8], mut mask: u64, x: &[i8]) -> [i32; 4] {
+    let mut sums = [0i32; 4];
+    for cell in cells.chunks(16) {
+        let j = mask.trailing_zeros() as usize;
+        mask &= mask - 1;
+        for r in 0..4 {
+            for i in 0..4 {
+                sums[r] += i32::from(cell[r * 4 + i] as i8) * i32::from(x[j * 4 + i]);
+            }
+        }
+    }
+    sums
+}
+
+/// A matrix of random cells, scales and masks: each tile's record and cells.
+fn tiles(dims: &MatrixDims, density: u32, seed: u64) -> Vec<(TileRecord, Vec<u8>)> {
+    let mut state = seed;
+    let mut bits = || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    };
+    (0..dims.tiles())
+        .map(|tile| {
+            // Densities 0, 1/4, 1/2, 3/4 and 1; with 5, a mixture.
+            let mask = match if density == 5 { (bits() % 5) as u32 } else { density } {
+                0 => 0,
+                1 => bits() & bits(),
+                2 => bits(),
+                3 => bits() | bits(),
+                _ => u64::MAX,
+            } & dims.full_mask(tile % dims.segments());
+            let cells = (0..mask.count_ones() * 16).map(|_| bits() as u8).collect();
+            // bf16 from 1 to 2.
+            let scales = core::array::from_fn(|_| 0x3F80 + (bits() % 128) as u16);
+            (TileRecord { scales, mask }, cells)
+        })
+        .collect()
+}
+
+proptest! {
+    /// Whole matrices: any shape, masks and weights (-128, too, which only a damaged card has), fed in any pieces, for
+    /// several positions. The portable kernel is compared with plain sums, the others with it.
+    #[test]
+    fn kernels_agree(
+        outputs in 1u32..70,
+        inputs in prop_oneof![1u32..70, 1u32..800],
+        density in 0u32..6,
+        batch in 1usize..6,
+        piece in prop_oneof![1usize..70, Just(usize::MAX / 16)],
+        seed in any::<u64>(),
+        x in proptest::collection::vec(-127i8..=127, 5 * 800),
+    ) {
+        let dims = MatrixDims { outputs, inputs };
+        let tiles = tiles(&dims, density, seed);
+        let (stride, segments) = (dims.padded_inputs() as usize, dims.segments() as usize);
+        let values = &x[..batch * stride];
+        let x_scales: Vec<f32> = (0..batch * segments).map(|i| 0.75 + i as f32).collect();
+        let input = Input { values, scales: &x_scales, batch };
+
+        let mut want = std::vec![0.0; batch * dims.padded_outputs() as usize];
+        for (number, (record, cells)) in tiles.iter().enumerate() {
+            let (row, segment) = (number / segments, number % segments);
+            for b in 0..batch {
+                let x = &values[b * stride + segment * 256..(b + 1) * stride];
+                let sums = naive(cells, record.mask, x);
+                for r in 0..4 {
+                    let y = &mut want[b * dims.padded_outputs() as usize + row * 4 + r];
+                    *y += x_scales[b * segments + segment] * record.scales_f32()[r] * sums[r] as f32;
+                }
+            }
+        }
+        for kernel in available() {
+            let mut y = std::vec![f32::NAN; want.len()];
+            for group in 0..dims.groups() {
+                let mut mask_page = [0; 512];
+                let mut cells = Vec::new();
+                let group_tiles = tiles.iter().skip(group as usize * 32).take(32);
+                for (at, (record, tile)) in group_tiles.enumerate() {
+                    record.write(&mut mask_page, at);
+                    cells.extend_from_slice(tile);
+                }
+                let kept = kernel.compute().kept_cells(&dims, group, &mask_page);
+                prop_assert_eq!(kept, Some(cells.len() / 16), "{}", kernel.name);
+                let mut product = GroupProduct::new(&dims, group, &mask_page, input, &mut y);
+                product.feed(kernel, &[]);
+                for part in cells.chunks(piece * 16) {
+                    product.feed(kernel, part);
+                }
+            }
+            let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+            prop_assert!(bits(&y) == bits(&want), "{}: {:?} instead of {:?}", kernel.name, y, want);
+        }
+    }
+
+    /// Matrices packed anew give the same bits, all of them at once or some parts. With a weight of -128, which only a damaged
+    /// card has, a kernel may do without.
+    #[cfg(feature = "prepack")]
+    #[test]
+    fn prepacked_matrices_agree(
+        outputs in prop_oneof![1u32..70, 250u32..600],
+        inputs in prop_oneof![1u32..70, 1u32..800],
+        density in 0u32..6,
+        batch in 1usize..10,
+        damaged in any::<bool>(),
+        far_away in any::<bool>(),
+        seed in any::<u64>(),
+        x in proptest::collection::vec(-127i8..=127, 9 * 800),
+    ) {
+        let dims = MatrixDims { outputs, inputs };
+        let mut tiles = tiles(&dims, density, seed);
+        if !damaged {
+            let weights = tiles.iter_mut().flat_map(|(_, cells)| cells);
+            weights.filter(|w| **w == 0x80).for_each(|w| *w = 0x81);
+        }
+        let (stride, segments) = (dims.padded_inputs() as usize, dims.segments() as usize);
+        let x_scales: Vec<f32> = (0..batch * segments).map(|i| 0.75 + i as f32).collect();
+        let input = Input { values: &x[..batch * stride], scales: &x_scales, batch };
+        let outputs = dims.padded_outputs() as usize;
+
+        let mut pages: Vec<Page> = Vec::new();
+        let mut want = std::vec![0.0; batch * outputs];
+        for (group, tiles) in (0..).zip(tiles.chunks(32)) {
+            let (mut masks, mut cells) = ([0; 512], Vec::new());
+            for (at, (record, tile)) in tiles.iter().enumerate() {
+                record.write(&mut masks, at);
+                cells.extend_from_slice(tile);
+            }
+            GroupProduct::new(&dims, group, &masks, input, &mut want).feed(PORTABLE, &cells);
+            cells.resize(cells.len().next_multiple_of(512), 0);
+            pages.push(masks);
+            pages.extend_from_slice(cells.as_chunks().0);
+        }
+        for kernel in available() {
+            let name = kernel.name;
+            let Some(packed) = kernel.prepack(&dims, &pages, far_away) else {
+                prop_assert!(damaged || kernel.compute().packing().is_none(), "{} packs nothing", name);
+                continue;
+            };
+            let bits = |y: &[f32]| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+            let mut y = std::vec![f32::NAN; want.len()];
+            prop_assert!(kernel.compute().multiply_prepacked(&packed, 0..packed.parts(), input, &mut y, outputs));
+            prop_assert!(bits(&y) == bits(&want), "{}: {:?} instead of {:?}", name, y, want);
+
+            let mut y = std::vec![f32::NAN; want.len()];
+            for part in 0..packed.parts() {
+                let first = packed.outputs(0..part).len();
+                let y = &mut y[first..];
+                prop_assert!(kernel.compute().multiply_prepacked(&packed, part..part + 1, input, y, outputs));
+            }
+            prop_assert!(bits(&y) == bits(&want), "{}: parts give {:?} instead of {:?}", name, y, want);
+
+            // Too little of anything, or pages that hold something else.
+            let short = Input { values: &input.values[1..], ..input };
+            prop_assert!(!kernel.compute().multiply_prepacked(&packed, 0..packed.parts(), short, &mut y, outputs));
+            let last = y.len() - 1;
+            prop_assert!(!kernel.compute().multiply_prepacked(&packed, 0..packed.parts(), input, &mut y[..last], outputs));
+            prop_assert!(kernel.prepack(&dims, &pages[..pages.len() - 1], far_away).is_none());
+        }
+    }
+
+    /// A mask with a bit beyond its tile's width is noticed by every kernel, and does no harm before it is.
+    #[test]
+    fn masks_beyond_the_width(outputs in 1u32..130, inputs in 1u32..600, at in 0usize..32, bit in 0u32..64) {
+        let dims = MatrixDims { outputs, inputs };
+        let at = at % dims.tiles_in_group(0) as usize;
+        let mut mask_page = [0; 512];
+        TileRecord { scales: [0x3F80; 4], mask: 1 << bit }.write(&mut mask_page, at);
+        let fits = bit < dims.cells_in_tile(at as u32 % dims.segments());
+        for kernel in available() {
+            let kept = kernel.compute().kept_cells(&dims, 0, &mask_page);
+            prop_assert_eq!(kept, fits.then_some(1), "{}", kernel.name);
+            let x = std::vec![1; dims.padded_inputs() as usize];
+            let scales = std::vec![1.0; dims.segments() as usize];
+            let mut y = std::vec![0.0; dims.padded_outputs() as usize];
+            let input = Input { values: &x, scales: &scales, batch: 1 };
+            GroupProduct::new(&dims, 0, &mask_page, input, &mut y).feed(kernel, &[1; 16]);
+        }
+    }
+
+    /// Everything but the matrices: the same bits from every kernel.
+    #[test]
+    fn the_rest_agrees(
+        x in proptest::collection::vec(-20f32..20.0, 1..400),
+        head_dim in 1usize..40,
+        seen in 1usize..600,
+        seed in any::<u64>(),
+    ) {
+        let mut state = seed | 1;
+        let mut byte = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as i8
+        };
+        let (places, channels) = (seen.next_multiple_of(8), head_dim.next_multiple_of(4));
+        let keys: Vec<i8> = (0..places * channels).map(|_| byte().max(-127)).collect();
+        let values: Vec<i8> = (0..places * channels).map(|_| byte().max(-127)).collect();
+        let key_scales: Vec<u16> = (0..places).map(|_| 0x3C00 + (byte() as u8 as u16)).collect();
+        let value_scales: Vec<u16> = (0..places).map(|_| 0x3C00 + (byte() as u8 as u16)).collect();
+        let head = Head {
+            keys: &keys,
+            key_scales: &key_scales,
+            values: &values,
+            value_scales: &value_scales,
+            seen,
+            channels,
+        };
+        let query: Vec<f32> = (0..head_dim).map(|_| f32::from(byte()) / 16.0).collect();
+        let mut want: Option<Vec<u32>> = None;
+        for kernel in available() {
+            let compute = kernel.compute();
+            let mut all = Vec::new();
+            let (mut scores, mut weights, mut quantized) =
+                (std::vec![0.0; places], std::vec![0; places], std::vec![0; channels]);
+            let mut out = std::vec![0.0; head_dim];
+            let mut scratch =
+                Scratch { query: &mut quantized, scores: &mut scores, weights: &mut weights };
+            compute.attend(&head, &query, &mut out, &mut scratch).unwrap();
+            all.extend_from_slice(&out);
+
+            let mut bytes = std::vec![0; x.len().next_multiple_of(4)];
+            let mut scales = std::vec![0.0; x.len().div_ceil(256)];
+            compute.quantize(&x, &mut bytes, &mut scales).unwrap();
+            all.extend(bytes.iter().map(|q| f32::from(*q)).chain(scales));
+            let mut bytes = std::vec![0; x.len()];
+            all.push(f32::from(compute.quantize_head(&x, &mut bytes).unwrap()));
+            all.extend(bytes.iter().map(|q| f32::from(*q)));
+
+            let mut h = std::vec![0.0; x.len()];
+            compute.normalize(&x, false, 1e-5, &mut h);
+            all.extend_from_slice(&h);
+            compute.normalize(&x, true, 1e-5, &mut h);
+            let gain: Vec<u8> = x.iter().flat_map(|x| x.to_le_bytes()).collect();
+            compute.scale_by(&mut h, &gain);
+            compute.shift_by(&mut h, &gain);
+            compute.add(&mut h, &x);
+            all.extend_from_slice(&h);
+            compute.swiglu(&mut h, &x);
+            all.extend_from_slice(&h);
+            compute.gelu(&mut h);
+            compute.rotate(&mut h, &x[..x.len().min(head_dim) / 2 * 2]);
+            all.extend_from_slice(&h);
+            all.push(compute.argmax(&x) as f32);
+            prop_assert!(compute.all_finite(&x));
+
+            let bits: Vec<u32> = all.iter().map(|x| x.to_bits()).collect();
+            prop_assert!(&bits == want.get_or_insert(bits.clone()), "{}", kernel.name);
+        }
+    }
+}
