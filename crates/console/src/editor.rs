@@ -76,13 +76,14 @@ impl<const N: usize> LineEditor<N> {
         }
     }
 
-    /// The line with the text of a chat template around it. The line is gone afterwards. One that is all in capitals goes in as lower
+    /// The line with the text of a chat template around it. The line is gone afterwards. One that is all in capitals, more than a letter, goes in as lower
     /// case: chats to learn from are not shouted, and tokens of capitals mean nothing to a model that has not seen them.
     pub fn within(&mut self, (before, after): (&str, &str)) -> &str {
         let start = self.text().len() - self.text().trim_ascii_start().len();
         let line = start..start + self.line().len();
         let end = before.len() + line.len();
         if let Some(line) = self.bytes.get_mut(line.clone())
+            && line.len() > 1
             && line.iter().all(|byte| byte.is_ascii() && !byte.is_ascii_lowercase())
         {
             line.make_ascii_lowercase();
@@ -244,6 +245,7 @@ mod tests {
             ("hi\r", ("", ""), "hi"),
             // All in capitals, and not.
             ("WHAT IS 2 + 3?\r", ("Q: ", "\nA: "), "Q: what is 2 + 3?\nA: "),
+            ("U\r", ("Q: ", ""), "Q: U"),
             ("What is NASA?\r", ("Q: ", ""), "Q: What is NASA?"),
             ("\u{c9}T\u{c9}\r", ("Q: ", ""), "Q: \u{c9}T\u{c9}"),
         ] {

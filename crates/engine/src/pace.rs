@@ -17,21 +17,23 @@ pub struct Pace {
     pub check: u32,
     /// Fetching a page from slow memory that it stays in, once for all positions of a pass; for each page of the tape.
     pub fetch: u32,
-    /// Computing one position, for each page of the tape.
+    /// Computing one position, for each page of the tape, without its logits.
     pub compute: u32,
+    /// Computing the logits of one position more than the last, for each page of the tape: what a guess takes and a token of a prompt does not.
+    pub logits: u32,
 }
 
 impl Default for Pace {
     /// A processor of 100 to 200 MHz beside a card on SPI at 20 MHz: see [`pageformer_vram::Pinning`] for the command.
     fn default() -> Self {
-        Self { command: 32, page: 16, check: 0, fetch: 0, compute: 1 }
+        Self { command: 32, page: 16, check: 0, fetch: 0, compute: 1, logits: 0 }
     }
 }
 
 /// Trust of the plan in guesses, which it knows nothing of, in 1 ÷ 256.
 const FIRST_TRUST: u16 = 154;
 /// By this part of its time, a guess has to bring more than it takes: attention takes longer late in a conversation than the pace says.
-const MARGIN: u64 = 16;
+const MARGIN: u64 = 64;
 
 /// What passes take with a plan, in the unit of its pace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub(crate) struct Costs {
     once: u64,
     /// Computing a position.
     position: u64,
+    /// Computing its logits, where they are not those of the last.
+    logits: u64,
     /// Looking up a guess and its row of the embedding: reads that are waited for.
     lookup: u64,
     /// Whether the tape is read while positions are computed.
@@ -50,10 +54,11 @@ pub(crate) struct Costs {
 
 impl Costs {
     pub fn of(plan: &Plan, needs: &Needs) -> Self {
-        let Pace { command, page, check, fetch, compute } = plan.pace;
+        let Pace { command, page, check, fetch, compute, logits } = plan.pace;
         let (streamed, commands) = (plan.pinning.streamed(), plan.pinning.periods());
         let all_sums = needs.sums().pages();
-        let sums = if plan.sum_pages < all_sums { all_sums } else { 0 };
+        // Where nothing is streamed, nothing is checked.
+        let sums = if streamed > 0 && plan.sum_pages < all_sums { all_sums } else { 0 };
         let times = |n: u32, cost: u32| u64::from(n) * u64::from(cost);
         Self {
             reading: [(streamed, page), (commands, command), (sums, page), (sums, command)]
@@ -61,27 +66,31 @@ impl Costs {
                 .fold(0, |sum, (n, cost)| sum.saturating_add(times(*n, *cost))),
             once: times(streamed, check).saturating_add(times(plan.pinning.tape, fetch)),
             position: times(plan.pinning.tape, compute),
+            logits: times(plan.pinning.tape, logits),
             lookup: 2 * (u64::from(page) + u64::from(command) + u64::from(check)),
             ahead: plan.reads_ahead,
         }
     }
 
-    /// What a pass takes with so many positions.
-    pub fn pass(&self, positions: usize) -> u64 {
-        let positions = positions as u64;
-        let computing = self.once.saturating_add(self.position.saturating_mul(positions));
+    /// What a pass takes with so many positions, and logits of the last `rows` of them.
+    pub fn pass(&self, positions: usize, rows: usize) -> u64 {
+        let (positions, more) = (positions as u64, rows.saturating_sub(1) as u64);
+        let computing =
+            self.position.saturating_mul(positions).saturating_add(self.logits.saturating_mul(more));
+        let computing = self.once.saturating_add(computing);
         let both =
             if self.ahead { self.reading.max(computing) } else { self.reading.saturating_add(computing) };
         both.saturating_add(self.lookup.saturating_mul(positions))
     }
 
-    /// Whether one more guess pays behind `positions`, if all guesses so far are right with probability `right` and this one, too, and so many
-    /// tokens are `expected` of the pass without it; both in 1 ÷ 65,536. It does if it brings more tokens for its time than the pass without it.
-    /// A pass takes the longer of two times, or their sum, so what pays less than its like before it ends it: no later one pays.
-    pub fn pays(&self, positions: usize, right: u64, expected: u64) -> bool {
-        let (without, with) = (self.pass(positions), self.pass(positions + 1));
-        let more = with.saturating_sub(without);
-        right.saturating_mul(without) > expected.saturating_mul(more.saturating_add(more / MARGIN))
+    /// Whether one more guess pays behind `made` of them in a pass that reads `unread` tokens, too, if all guesses so far are right with probability
+    /// `right` and this one, too, and so many tokens are `expected` of the pass without it; both in 1 ÷ 65,536. It does if it brings more tokens for
+    /// its time than a pass without it that reads a single token, as those do that come after. A pass takes the longer of two times, or their
+    /// sum, so what pays less than its like before it ends it: no later one pays.
+    pub fn pays(&self, (unread, made): (usize, usize), right: u64, expected: u64) -> bool {
+        let pass = |unread, made| self.pass(unread + made, 1 + made);
+        let more = pass(unread, made + 1).saturating_sub(pass(unread, made));
+        right.saturating_mul(pass(1, made)) > expected.saturating_mul(more.saturating_add(more / MARGIN))
     }
 
     /// What a turn takes: a prompt of so many `tokens` that is read in batches of `batch` positions, and as many tokens of a reply in passes
@@ -89,14 +98,14 @@ impl Costs {
     pub fn turn(&self, tokens: u32, batch: u32, rows: u32) -> u64 {
         let (batch, tokens) = (batch.max(1), tokens as usize);
         let (whole, rest) = (tokens / batch as usize, tokens % batch as usize);
-        let prompt = self.pass(batch as usize).saturating_mul(whole as u64);
-        let prompt = prompt.saturating_add(if rest > 0 { self.pass(rest) } else { 0 });
+        let prompt = self.pass(batch as usize, 1).saturating_mul(whole as u64);
+        let prompt = prompt.saturating_add(if rest > 0 { self.pass(rest, 1) } else { 0 });
         let (mut right, mut expected) = (1u64 << 16, 1u64 << 16);
         for _ in 1..rows {
             right = (right * u64::from(FIRST_TRUST)) >> 8;
             expected += right;
         }
-        let reply = self.pass(rows as usize).saturating_mul((tokens as u64) << 16) / expected;
+        let reply = self.pass(rows as usize, rows as usize).saturating_mul((tokens as u64) << 16) / expected;
         prompt.saturating_add(reply)
     }
 }
@@ -105,27 +114,39 @@ impl Costs {
 mod tests {
     use super::*;
 
-    const SERIAL: Costs = Costs { reading: 1600, once: 0, position: 100, lookup: 0, ahead: false };
+    const SERIAL: Costs = Costs { reading: 1600, once: 0, position: 100, logits: 0, lookup: 0, ahead: false };
 
     #[test]
     fn guesses_do_not_pay_where_nothing_is_read() {
         let resident = Costs { reading: 0, ..SERIAL };
         assert!((2..=16).all(|rows| resident.turn(32, 16, 1) < resident.turn(32, 16, rows)));
-        assert!(!resident.pays(1, 1 << 16, 1 << 16), "not even one that is surely right");
+        assert!(!resident.pays((1, 0), 1 << 16, 1 << 16), "not even one that is surely right");
         assert!(SERIAL.turn(32, 4, 4) < SERIAL.turn(32, 4, 1));
         assert!(SERIAL.turn(32, 4, 4) < SERIAL.turn(32, 2, 2));
-        assert!(SERIAL.pays(1, 1 << 14, 1 << 16));
+        assert!(SERIAL.pays((1, 0), 1 << 14, 1 << 16));
     }
 
     /// Computing that hides behind reading costs nothing, up to where it does not any more.
     #[test]
     fn guesses_pay_as_long_as_the_card_is_waited_for() {
         let ahead = Costs { ahead: true, ..SERIAL };
-        assert!((1..16).all(|positions| ahead.pass(positions) == 1600 && ahead.pays(positions, 1, 1 << 16)));
-        assert!(!ahead.pays(16, 1 << 11, 1 << 16) && ahead.pays(16, 1 << 15, 1 << 16));
+        assert!((1..16).all(|n| ahead.pass(n, n) == 1600 && ahead.pays((1, n - 1), 1, 1 << 16)));
+        assert!(!ahead.pays((1, 15), 1 << 11, 1 << 16) && ahead.pays((1, 15), 1 << 15, 1 << 16));
         let slow = Costs { position: 1600, ..ahead };
-        assert_eq!([1, 2, 3].map(|positions| slow.pass(positions)), [1600, 3200, 4800]);
-        assert!(!slow.pays(1, 1 << 16, 1 << 16));
+        assert_eq!([1, 2, 3].map(|positions| slow.pass(positions, 1)), [1600, 3200, 4800]);
+        assert!(!slow.pays((1, 0), 1 << 16, 1 << 16));
+    }
+
+    /// A guess takes its logits, too, which a token of a prompt does not.
+    #[test]
+    fn the_head_counts_for_guesses_alone() {
+        let head = Costs { logits: 1000, ..SERIAL };
+        assert_eq!((head.pass(4, 1), head.pass(4, 4)), (2000, 5000));
+        assert!(head.pays((1, 0), 1 << 16, 1 << 16) && !head.pays((1, 0), 1 << 15, 1 << 16));
+        assert!(!head.pays((16, 0), 1 << 15, 1 << 16), "that a prompt is read makes no guess better");
+        assert!(SERIAL.pays((1, 0), 1 << 15, 1 << 16));
+        assert_eq!(head.turn(32, 4, 1), SERIAL.turn(32, 4, 1), "without guesses nothing changes");
+        assert!(head.turn(32, 4, 2) > head.turn(32, 4, 1) && SERIAL.turn(32, 4, 2) < SERIAL.turn(32, 4, 1));
     }
 
     /// Stopping at the first guess that does not pay finds the best number of all, but for the margin.
@@ -135,17 +156,17 @@ mod tests {
             [(1600, 100, 0), (1600, 100, 300), (400, 100, 10), (90, 100, 0), (5000, 7, 3)]
         {
             for (ahead, trust) in [(false, 100), (false, 200), (true, 60), (true, 150), (true, 240)] {
-                let costs = Costs { reading, once: 30, position, lookup, ahead };
+                let costs = Costs { reading, once: 30, position, logits: position / 2, lookup, ahead };
                 let (mut right, mut expected, mut made, mut stopped) = (1u64 << 16, 1u64 << 16, 0, None);
-                let mut best = (0, costs.pass(1) as f64 / expected as f64);
+                let mut best = (0, costs.pass(1, 1) as f64 / expected as f64);
                 while made < 16 {
                     right = (right * trust) >> 8;
-                    if stopped.is_none() && !costs.pays(made + 1, right, expected) {
+                    if stopped.is_none() && !costs.pays((1, made), right, expected) {
                         stopped = Some(made);
                     }
                     expected += right;
                     made += 1;
-                    let time = costs.pass(made + 1) as f64 / expected as f64;
+                    let time = costs.pass(made + 1, made + 1) as f64 / expected as f64;
                     if time < best.1 {
                         best = (made, time);
                     }

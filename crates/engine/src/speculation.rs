@@ -148,7 +148,7 @@ impl Drafter {
         while made < most.min(self.sources.len()) {
             let pays = self.trust.map(|trust| {
                 let right = (right * u64::from(trust)) >> 8;
-                how != Speculation::Auto || self.costs.pays(unread + made, right, expected)
+                how != Speculation::Auto || self.costs.pays((unread, made), right, expected)
             });
             let (known, rest) = tokens.split_at_mut((len + made).min(tokens.len()));
             let (Some((token, source)), Some(slot)) = (self.guess(vram, known, pays), rest.first_mut())

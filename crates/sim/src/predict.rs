@@ -118,6 +118,7 @@ impl Setup<'_> {
             check: ns(processor.page_time()),
             fetch: ns(share(&work.once)),
             compute: ns(share(&work.position)),
+            logits: ns(share(&work.logits)),
         }
     }
 
@@ -143,8 +144,10 @@ impl Setup<'_> {
 pub struct PassWork {
     /// Whatever the number of positions.
     pub once: Work,
-    /// For each position.
+    /// For each position, without logits; those of the last position are in `once`.
     pub position: Work,
+    /// For the logits of each position more.
+    pub logits: Work,
 }
 
 /// Work of a pass, for [`Setup::pace`]: of a card that was opened in some memory, and what is left of that, which is not the board's.
@@ -157,27 +160,35 @@ pub fn work_of_pass<'m>(opened: Opened<'m>, mut arena: Arena<'m>) -> Result<Pass
     let context = (4 * TYPICAL).min(manifest.shape.max_seq);
     let request = Request { context: Some(context), ..Request::default() };
     // Two positions at once at least, or it cannot be told what they share.
-    let request = Request { batch: Some(16.min(context)), ..request };
+    let request = Request { batch: Some(16.min(context)), all_logits: true, ..request };
     let plan = Plan::new(&needs, arena.left() + TensorTable::entries(&manifest.shape) * 4, &request)?;
     let idle = Processor { hz: 1e9, mac: 0.0, float: 0.0, output: 0.0, page: 0.0, byte: 0.0 };
     let (kernel, counter) = Virtual::new(idle, Clock::default(), manifest.shape.n_layers, None);
     let mut engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernel)?;
     let tokens: Vec<u16> = (0..context).map(|at| token(&manifest, at)).collect();
-    let mut work = |tokens: &[u16]| {
+    let mut work = |at: usize, tokens: &[u16], all: bool| {
+        engine.truncate(at as u32);
         let before = counter.work();
-        engine.step(tokens).map(|_| counter.work().since(&before))
+        match all {
+            true => engine.step_all(tokens).map(|_| ())?,
+            false => engine.step(tokens).map(|_| ())?,
+        }
+        Ok::<_, Error>(counter.work().since(&before))
     };
     // In the middle of the context, as far as there is one.
-    let (before, rest) = tokens.split_at((context as usize / 2).min(context.saturating_sub(3) as usize));
-    for batch in before.chunks(plan.batch as usize) {
-        work(batch)?;
+    let middle = (context as usize / 2).min(context.saturating_sub(3) as usize);
+    let (before, rest) = tokens.split_at(middle);
+    for (number, batch) in before.chunks(plan.batch as usize).enumerate() {
+        work(number * plan.batch as usize, batch, false)?;
     }
     let (Some(one), Some(two)) = (rest.get(..1), rest.get(1..3)) else {
-        return Ok(PassWork { once: Work::default(), position: work(rest)? });
+        let position = work(middle, rest, false)?;
+        return Ok(PassWork { once: Work::default(), position, logits: Work::default() });
     };
-    let (one, two) = (work(one)?, work(two)?);
-    let position = two.since(&one);
-    Ok(PassWork { once: one.since(&position), position })
+    let (with_one, with_two) = (work(middle, one, false)?, work(middle + 1, two, false)?);
+    let position = with_two.since(&with_one);
+    let logits = work(middle + 1, two, true)?.since(&with_two);
+    Ok(PassWork { once: with_one.since(&position), position, logits })
 }
 
 /// What everything that is counted shows at one moment.

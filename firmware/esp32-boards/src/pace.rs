@@ -9,12 +9,12 @@ use crate::{Board, Chip};
 
 /// What the processor takes for the default model; the card's times are the bus's.
 const fn processor(chip: Chip) -> Pace {
-    let (check, fetch, compute) = match chip {
-        Chip::Esp32S3 => (15_356, 3_614, 6_702),
-        Chip::Esp32C3 => (20_416, 8_029, 68_200),
-        Chip::Esp32C6 => (18_862, 7_418, 63_011),
+    let (check, fetch, compute, logits) = match chip {
+        Chip::Esp32S3 => (15_356, 3_614, 6_702, 3_614),
+        Chip::Esp32C3 => (20_416, 8_029, 68_200, 8_029),
+        Chip::Esp32C6 => (18_862, 7_418, 63_011, 7_418),
     };
-    Pace { command: 600_000, page: 0, check, fetch, compute }
+    Pace { command: 600_000, page: 0, check, fetch, compute, logits }
 }
 
 impl Board {

@@ -47,11 +47,12 @@ fn guesses_never_cost_and_save_where_the_card_is_waited_for() {
                 let ratio = auto.reply().tokens_per_s() / off.reply().tokens_per_s();
                 let what =
                     format!("{}, {}, {ram:?}, {read_ahead}: {ratio:.3} times as fast", board.name, bus.name);
-                assert!(ratio > 0.98, "{what}: {auto:?}");
+                assert!(ratio > 0.995, "{what}: {auto:?}");
                 if !board.guesses {
                     assert!(auto.guessed.is_none() && ratio == 1.0, "{what}");
                 } else if off.decode.reading > 2 * off.decode.computing {
-                    assert!(ratio > 1.3 && auto.reply().tokens_per_pass() > 1.5, "{what}");
+                    // A second position takes a third of such a pass at most, and three guesses of five are right: 1.6 ÷ 1⅓.
+                    assert!(ratio > 1.2 && auto.reply().tokens_per_pass() > 1.5, "{what}");
                     faster += 1;
                 } else if off.decode.reading < off.decode.computing {
                     computing += 1;
@@ -68,8 +69,14 @@ fn how_many_guesses_follows_from_what_is_waited_for() {
     let (model, tokenizer) = random(two_kinds()[0], 3);
     let card = memory_card(&model, &tokenizer);
     let needs = needs(card);
-    let pace =
-        |page, compute| pageformer_engine::Pace { page, compute, command: 2 * page, check: 0, fetch: 0 };
+    let pace = |page, compute| pageformer_engine::Pace {
+        page,
+        compute,
+        command: 2 * page,
+        check: 0,
+        fetch: 0,
+        logits: 0,
+    };
     let rows = |pace, read_ahead| {
         let speculation = Speculation::Auto;
         let request = Request { speculation, pace, read_ahead, batch: Some(8), ..Request::default() };

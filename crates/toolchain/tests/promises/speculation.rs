@@ -172,13 +172,16 @@ fn any_pace() -> impl Strategy<Value = Pace> {
     let any = || prop_oneof![Just(0u32), Just(1), 1u32..1000, any::<u32>()];
     prop_oneof![
         Just(Pace::default()),
-        (any(), any(), any(), any(), any()).prop_map(|(command, page, check, fetch, compute)| Pace {
-            command,
-            page,
-            check,
-            fetch,
-            compute
-        })
+        (any(), any(), any(), any(), any(), any()).prop_map(
+            |(command, page, check, fetch, compute, logits)| Pace {
+                command,
+                page,
+                check,
+                fetch,
+                compute,
+                logits,
+            }
+        )
     ]
 }
 
