@@ -121,12 +121,18 @@ unsafe fn bundle_of<S: Sums, const B: usize, const G: usize>(
                     let from = (first + group) * OUTPUTS + half * OUTPUTS / HALVES;
                     let Some(there) = job.outputs.checked_sub(from) else { continue };
                     let y = job.y.as_mut_ptr().wrapping_add(b * job.y_stride + from);
+                    let product = if segment == 0 || there == 0 {
+                        product
+                    } else if there >= 8 {
+                        _mm256_add_ps(_mm256_loadu_ps(y), product)
+                    } else {
+                        _mm256_add_ps(_mm256_castps128_ps256(_mm_loadu_ps(y)), product)
+                    };
                     // Outputs come by fours.
-                    for (four, product) in fours(product).into_iter().enumerate().take(there.div_ceil(4)) {
-                        let y = y.wrapping_add(four * 4);
-                        let product =
-                            if segment == 0 { product } else { _mm_add_ps(_mm_loadu_ps(y), product) };
-                        _mm_storeu_ps(y, product);
+                    match there {
+                        0 => {}
+                        1..8 => _mm_storeu_ps(y, _mm256_castps256_ps128(product)),
+                        _ => _mm256_storeu_ps(y, product),
                     }
                 }
             }
