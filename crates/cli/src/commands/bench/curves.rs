@@ -48,6 +48,7 @@ fn steps(source: &Source, ram: usize, tokens: usize, kernel: Kernel, runs: usize
     let mut memory = buffer(ram);
     let request = Request { context: Some(tokens as u32), batch: Some(1), ..Request::default() };
     let mut engine = source.start(&mut memory, &request, kernel)?;
+    engine.prepack();
     let mut fastest = Fastest::default();
     for _ in 0..runs {
         fastest.take(decode_once(&mut engine, tokens)?.all);
