@@ -20,13 +20,16 @@ fn counts_instructions(name: &str, processor: Processor, card: &TestCard) {
     let options = Options { image: Some(&image), processor, counted: true, ..Options::default() };
     let mut emulator = Emulator::start(elf, &options).unwrap();
     emulator.until_prompt().unwrap();
-    let [first, second] = [(); 2].map(|()| {
+    let [first, second, third] = [(); 3].map(|()| {
         let said = emulator.line("/bench").unwrap();
         instructions(number(&said, " ticks").into(), number_after(&said, "ticks of ").into())
     });
     println!("{name}: {first} instructions per token");
-    // What the first run leaves behind and the moment at which a line is typed make a small difference.
+    // Attention scores whole blocks of 8 positions, also those that are not written yet: zeros in the first run, which software multiplies in
+    // fewer instructions, and in every later one the keys of the run before. (Stories: 5 layers, 8 heads, 3.5 such positions a token; 0.1 %.)
     assert!(first.abs_diff(second) <= first / 500, "{first} and {second}");
+    // What is left is an interrupt of the timer more or less.
+    assert!(second.abs_diff(third) <= second / 100_000, "{second} and {third}");
 
     let record = fs::read_to_string(xtask::root().join(RECORD)).unwrap();
     let row = format!("\n| {name} | ");
