@@ -34,8 +34,9 @@ use yardstick::Yardstick;
     pageformer bench --random 288,768,6,6,6,32000 --threads 2\n  \
     pageformer bench card/ --yardstick /tmp/yardstick\n  \
     pageformer bench --curves docs/curves\n\n\
-    Greedy; the tokens themselves do not matter. Every position's step counts with the fastest of the runs, so that\n\
-    other programs disturb little; a part, with its fastest whole run, so that parts add up to a little more.")]
+    Greedy; the tokens themselves do not matter. Every position's step counts with the fastest of the\n\
+    runs, so that other programs disturb little; a part, with its fastest whole run, so that parts\n\
+    add up to a little more.")]
 pub struct Bench {
     #[command(flatten)]
     card: CardArg,

@@ -22,11 +22,13 @@ use crate::ui::{Table, parse_block};
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     pageformer compress model/ -o small/ --density 0.5 --finetune stories.txt --steps 1500\n  \
-    pageformer compress model/ -o small/ --density 0.5 --data stories.txt --method wanda   # one-shot\n  \
-    pageformer compress model/ -o curve/ --sweep 1,0.75,0.5,0.35,0.25 --finetune stories.txt --hold-out 300\n  \
-    pageformer compress model/ -o curve/ --sweep 1,0.75,0.5,0.35,0.25 --finetune stories.txt --hold-out 300 \\\n      \
-    --resume                                              # after Ctrl-C or a crash; what is done stays\n\n\
-    Density is the share of the 4x4 cells of all matrices that is kept; the embedding counts, but is never pruned.\n\
+    pageformer compress model/ -o small/ --density 0.5 --data stories.txt --method wanda  # one-shot\n  \
+    pageformer compress model/ -o curve/ --sweep 1,0.75,0.5,0.35,0.25 --finetune stories.txt \\\n      \
+    --hold-out 300\n  \
+    pageformer compress model/ -o curve/ --sweep 1,0.75,0.5,0.35,0.25 --finetune stories.txt \\\n      \
+    --hold-out 300 --resume                         # after Ctrl-C or a crash; what is done stays\n\n\
+    Density is the share of the 4x4 cells of all matrices that is kept; the embedding counts, but is\n\
+    never pruned.\n\
     At density 1 nothing is pruned: fine-tuned so, the dense model shows what the text alone is worth.\n\
     The int8 rows of the table are measured with the engine itself, on a card in memory.")]
 pub struct Compress {

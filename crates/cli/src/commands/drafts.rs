@@ -27,8 +27,8 @@ pub const PAGES: u32 = 16;
     pageformer drafts card/ --data stories.txt --separator '<|endoftext|>'\n  \
     pageformer drafts models/chat/card --data corpora/chat/train.jsonl --pages 16\n  \
     pageformer drafts --measure corpora/chat/heldout.jsonl --ram 48K        # the default model\n\n\
-    Data are what the model was trained on: chats (.jsonl or two lines a turn) for a model that chats, else texts.\n\
-    No other file of the card changes. Measuring needs texts that the table was not made from.")]
+    Data are what the model was trained on: chats (.jsonl or two lines a turn) for a model that chats,\n\
+    else texts. No other file of the card changes. Measuring needs texts that the table was not made from.")]
 pub struct DraftsArgs {
     #[command(flatten)]
     card: CardArg,

@@ -17,10 +17,10 @@ use crate::ui::{Progress, bytes, parse_block};
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     pageformer export model/ -o card/\n  \
-    pageformer export model/ -o card/ --layout files           # a file a page, to look at and to diff\n  \
+    pageformer export model/ -o card/ --layout files       # a file a page, to look at and to diff\n  \
     pageformer export model/ -o card/ --density 0.5 --block 8x8\n\n\
-    Pruning here is one-shot, by magnitude: it costs much quality. Cells that are zero already, because the\n\
-    model was pruned before, are left out at any density.")]
+    Pruning here is one-shot, by magnitude: it costs much quality. Cells that are zero already,\n\
+    because the model was pruned before, are left out at any density.")]
 pub struct Export {
     /// The model folder: config.json, model.safetensors, tokenizer.json
     model: PathBuf,

@@ -32,7 +32,10 @@ const DEFAULT_BOARD: &str = "esp32s3";
     pageformer plan card/ --board esp32s3 --sd spi-20\n  \
     pageformer plan card/ --board rp2040 --context 128 --target 10\n  \
     pageformer plan card/ --board esp32s3 --sd sdmmc-4 --svg speed.svg\n  \
-    pageformer plan --board list")]
+    pageformer plan --board list\n\n\
+    Everything is predicted, nothing was measured on a board: the engine runs over the card with the\n\
+    board's memory plan and by a virtual clock; what a page, a command and an instruction take there is\n\
+    from the sources that `--board list` names.")]
 pub struct Plan {
     #[command(flatten)]
     card: CardArg,

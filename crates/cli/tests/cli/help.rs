@@ -54,6 +54,14 @@ fn every_command_has_examples_that_parse() {
         let help = place.ok(&format!("{command} --help"));
         let (_, examples) =
             help.split_once("\nExample").unwrap_or_else(|| panic!("{command} has no example"));
+        // Nothing breaks a line but a backslash, so that examples can be copied.
+        let whole: Vec<&str> = examples.lines().skip(1).take_while(|line| !line.is_empty()).collect();
+        for pair in whole.windows(2) {
+            let [before, line] = [pair[0], pair[1]];
+            let broken =
+                line.trim_start().starts_with("--") || !line.contains(' ') || !line.starts_with("  ");
+            assert!(!broken || before.ends_with('\\'), "{command}: {before}\n{line}");
+        }
         let lines: Vec<&str> = examples
             .lines()
             .filter_map(|line| line.split_once("pageformer ").map(|(_, rest)| rest))
