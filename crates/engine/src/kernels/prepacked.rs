@@ -11,6 +11,7 @@
 //!
 //! What is packed gives the same bits: sums of integers are exact, and the scales, one for each tile, are applied as everywhere.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#![allow(unsafe_code)]
 
 mod pack;
 
@@ -69,6 +70,8 @@ pub(super) struct Finish {
 /// A matrix, packed for a kernel by [`Kernel::prepack`](super::Kernel::prepack).
 pub struct Prepacked {
     pub(super) dims: MatrixDims,
+    /// Segments and padded inputs.
+    inputs: (usize, usize),
     pub(super) parts: Vec<Part>,
     /// For each part, segment and group: pairs of lines. Dense: for each part, segment, bundle and cell, a line for each group.
     pub(super) lines: Vec<Line>,
@@ -133,16 +136,10 @@ impl Prepacked {
         output(parts.start)..output(parts.end)
     }
 
-    /// Segments and padded inputs.
-    #[inline(always)]
-    fn inputs(&self) -> (usize, usize) {
-        (self.dims.segments() as usize, self.dims.padded_inputs() as usize)
-    }
-
     /// Whether there is enough of `x` and of `y`, which is `(batch, y_stride)`.
     #[inline(always)]
     pub(crate) fn fits(&self, parts: &Range<usize>, x: &Input<'_>, y: &[f32], y_stride: usize) -> bool {
-        let ((segments, stride), outputs) = (self.inputs(), self.outputs(parts.clone()).len());
+        let ((segments, stride), outputs) = (self.inputs, self.outputs(parts.clone()).len());
         x.batch > 0
             && parts.end <= self.parts.len()
             && x.values.len() >= x.batch * stride
@@ -158,7 +155,7 @@ impl Prepacked {
         x: Input<'a>,
         positions: usize,
     ) -> impl Iterator<Item = Input<'a>> + use<'a> {
-        let (segments, stride) = self.inputs();
+        let (segments, stride) = self.inputs;
         let (values, scales) = (x.values.chunks(positions * stride), x.scales.chunks(positions * segments));
         let batches = (0..x.batch).step_by(positions).map(move |from| positions.min(x.batch - from));
         values.zip(scales).zip(batches).map(|((values, scales), batch)| Input { values, scales, batch })
@@ -174,24 +171,24 @@ impl Prepacked {
         y: &mut [f32],
         y_stride: usize,
         positions: usize,
-        mut job: impl FnMut(Job<'_>),
+        mut job: impl FnMut(&Job<'_>),
     ) -> bool {
         if !self.fits(&parts, &x, y, y_stride) {
             return false;
         }
-        let (segments, stride) = self.inputs();
+        let (segments, stride) = self.inputs;
         let mut output = 0;
         for number in parts {
             let outputs = self.outputs(number..number + 1).len();
             for from in (0..x.batch).step_by(positions) {
-                job(Job {
+                job(&Job {
                     packed: self,
                     part: &self.parts[number],
-                    values: &x.values[from * stride..],
+                    values: x.values.as_ptr().wrapping_add(from * stride),
                     stride,
-                    scales: &x.scales[from * segments..],
+                    scales: x.scales.as_ptr().wrapping_add(from * segments),
                     segments,
-                    y: &mut y[from * y_stride + output..],
+                    y: y.as_mut_ptr().wrapping_add(from * y_stride + output),
                     y_stride,
                     outputs,
                     positions: positions.min(x.batch - from),
@@ -203,18 +200,18 @@ impl Prepacked {
     }
 }
 
-/// A part and some positions.
+/// A part and some positions, of which there are activations, scales and outputs.
 pub(super) struct Job<'a> {
     pub packed: &'a Prepacked,
     pub part: &'a Part,
     /// `(positions, stride)`, the padded inputs.
-    pub values: &'a [i8],
+    pub values: *const i8,
     pub stride: usize,
     /// `(positions, segments)`
-    pub scales: &'a [f32],
+    pub scales: *const f32,
     pub segments: usize,
     /// `(positions, y_stride)`, from the part's first output on.
-    pub y: &'a mut [f32],
+    pub y: *mut f32,
     pub y_stride: usize,
     /// Outputs of the part.
     pub outputs: usize,
@@ -224,9 +221,9 @@ pub(super) struct Job<'a> {
 impl Job<'_> {
     /// Four outputs of a row-block at position `b`, if there is one.
     #[inline(always)]
-    pub fn outputs_of(&mut self, b: usize, row: u32) -> Option<*mut f32> {
+    pub fn outputs_of(&self, b: usize, row: u32) -> Option<*mut f32> {
         let output = row as usize * TILE_OUTPUTS;
-        (output < self.outputs).then(|| self.y.as_mut_ptr().wrapping_add(b * self.y_stride + output))
+        (output < self.outputs).then(|| self.y.wrapping_add(b * self.y_stride + output))
     }
 }
 
@@ -243,23 +240,28 @@ impl<const B: usize> Segment<B> {
         let from = segment * TILE_INPUTS;
         let inputs = (job.stride - from).min(TILE_INPUTS);
         for (b, to) in self.0.iter_mut().enumerate() {
-            let values = &job.values[b * job.stride + from..][..inputs];
+            // SAFETY: the job has these activations.
+            let values = unsafe {
+                core::slice::from_raw_parts(job.values.wrapping_add(b * job.stride + from), inputs)
+            };
             // Whole registers, then the rest by fours.
-            let ((whole, last), (to, _)) = (values.as_chunks::<64>(), to.as_chunks_mut::<64>());
-            let mut to = to.iter_mut();
-            for (values, to) in whole.iter().zip(&mut to) {
+            let (whole, last) = values.as_chunks::<64>();
+            for (to, values) in to.as_chunks_mut::<64>().0.iter_mut().zip(whole) {
                 *to = values.map(|x| MaybeUninit::new(x as u8 ^ flip));
             }
-            for more in [last, &[]] {
-                let Some(to) = to.next() else { break };
-                *to = [MaybeUninit::new(0); 64];
-                let ((values, _), (to, _)) = (more.as_chunks::<4>(), to.as_chunks_mut::<4>());
-                for (values, to) in values.iter().zip(to) {
-                    *to = values.map(|x| MaybeUninit::new(x as u8 ^ flip));
-                }
+            let rest = &mut to[whole.len() * 64..];
+            for (to, values) in rest.as_chunks_mut::<4>().0.iter_mut().zip(last.as_chunks::<4>().0) {
+                *to = values.map(|x| MaybeUninit::new(x as u8 ^ flip));
             }
+            to[inputs..inputs + 64].fill(MaybeUninit::new(0));
         }
         inputs
+    }
+
+    /// Where the inputs of position `b` go.
+    #[inline(always)]
+    pub fn to(&mut self, b: usize) -> *mut u8 {
+        self.0.as_mut_ptr().wrapping_add(b).cast()
     }
 
     /// What was loaded at position `b`, from input `input` on.

@@ -21,14 +21,14 @@ pub(crate) fn multiply(
 ) -> bool {
     let compute = kernel.compute();
     let stride = matrix.outputs(0..matrix.parts()).len();
-    if !matrix.fits(&(0..matrix.parts()), &x, y, stride) {
-        return false;
-    }
     #[cfg(feature = "threads")]
     if let Some(team) = team
         && matrix.lines() * x.batch >= LEAST
     {
-        let Some(y) = y.get_mut(..x.batch * stride) else { return false };
+        if !matrix.fits(&(0..matrix.parts()), &x, y, stride) {
+            return false;
+        }
+        let y = &mut y[..x.batch * stride];
         return if x.batch == 1 {
             let parts = (TAKE * matrix.parts()).div_ceil(matrix.lines());
             let mut y = y;

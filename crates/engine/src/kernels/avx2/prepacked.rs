@@ -52,14 +52,15 @@ pub(super) fn multiply<S: Sums>(
 
 /// # Safety
 /// AVX2; the job has `B` positions.
+#[inline(never)]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-unsafe fn dense<S: Sums, const B: usize>(mut job: Job<'_>) {
+unsafe fn dense<S: Sums, const B: usize>(job: &Job<'_>) {
     let (packed, groups) = (job.packed, job.part.groups);
     let mut lines = packed.lines.as_ptr().wrapping_add(job.part.line);
     let mut finish = packed.finish.as_ptr().wrapping_add(job.part.finish);
     let mut x = Segment::<B>::EMPTY;
     for segment in 0..job.segments {
-        let cells = x.load(&job, segment, flip::<S>()) / 4;
+        let cells = x.load(job, segment, flip::<S>()) / 4;
         for bundle in (0..groups).step_by(BUNDLE) {
             let side_by_side = (groups - bundle).min(BUNDLE);
             // Two groups at once, as registers go.
@@ -69,8 +70,8 @@ unsafe fn dense<S: Sums, const B: usize>(mut job: Job<'_>) {
                 // SAFETY: a part has a line for each of its groups and cells, a finish for each group and segment.
                 unsafe {
                     match side_by_side - first {
-                        1 => bundle_of::<S, B, 1>(&mut job, at, &x, (lines, side_by_side), finish),
-                        _ => bundle_of::<S, B, 2>(&mut job, at, &x, (lines, side_by_side), finish),
+                        1 => bundle_of::<S, B, 1>(job, at, &x, (lines, side_by_side), finish),
+                        _ => bundle_of::<S, B, 2>(job, at, &x, (lines, side_by_side), finish),
                     }
                 }
                 finish = finish.wrapping_add((side_by_side - first).min(2));
@@ -87,7 +88,7 @@ unsafe fn dense<S: Sums, const B: usize>(mut job: Job<'_>) {
 #[inline]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
 unsafe fn bundle_of<S: Sums, const B: usize, const G: usize>(
-    job: &mut Job<'_>,
+    job: &Job<'_>,
     (segment, first, cells): (usize, usize, usize),
     x: &Segment<B>,
     (mut lines, stride): (*const Line, usize),
@@ -113,14 +114,14 @@ unsafe fn bundle_of<S: Sums, const B: usize, const G: usize>(
             lines = lines.wrapping_add(stride);
         }
         for (b, sums) in sums.into_iter().enumerate() {
-            let x_scale = *job.scales.get_unchecked(b * job.segments + segment);
+            let x_scale = *job.scales.wrapping_add(b * job.segments + segment);
             for (group, sums) in sums.into_iter().enumerate() {
                 for (half, product) in
                     products(x_scale, finish.wrapping_add(group), sums).into_iter().enumerate()
                 {
                     let from = (first + group) * OUTPUTS + half * OUTPUTS / HALVES;
                     let Some(there) = job.outputs.checked_sub(from) else { continue };
-                    let y = job.y.as_mut_ptr().wrapping_add(b * job.y_stride + from);
+                    let y = job.y.wrapping_add(b * job.y_stride + from);
                     let product = if segment == 0 || there == 0 {
                         product
                     } else if there >= 8 {
@@ -179,8 +180,9 @@ fn fours(eight: __m256) -> [__m128; 2] {
 
 /// # Safety
 /// AVX2; the job has `B` positions.
+#[inline(never)]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-unsafe fn sparse<S: Sums, const B: usize>(mut job: Job<'_>, kept: &Sparse) {
+unsafe fn sparse<S: Sums, const B: usize>(job: &Job<'_>, kept: &Sparse) {
     let (packed, part, segments) = (job.packed, job.part, job.segments);
     let mut lines = packed.lines.as_ptr().wrapping_add(part.line);
     let mut finish = packed.finish.as_ptr().wrapping_add(part.finish);
@@ -192,7 +194,7 @@ unsafe fn sparse<S: Sums, const B: usize>(mut job: Job<'_>, kept: &Sparse) {
     // Products so far, in the order of the lanes.
     let mut y = [[const { [MaybeUninit::<__m256>::uninit(); HALVES] }; PART]; B];
     for segment in 0..segments {
-        x.load(&job, segment, flip::<S>());
+        x.load(job, segment, flip::<S>());
         for (group, rows) in rows.iter().enumerate() {
             // SAFETY: a part has at most `PART` groups, and for each and each segment a finish and a number of pairs; as many pairs of
             // lines and places; and a window for each two of these. Windows begin in their segment. `y` is written in the first segment.
@@ -212,7 +214,7 @@ unsafe fn sparse<S: Sums, const B: usize>(mut job: Job<'_>, kept: &Sparse) {
                     windows = windows.wrapping_add(1);
                 }
                 for (b, (y, sums)) in y.iter_mut().zip(sums).enumerate() {
-                    let products = products(*job.scales.get_unchecked(b * segments + segment), finish, sums);
+                    let products = products(*job.scales.wrapping_add(b * segments + segment), finish, sums);
                     for (half, (y, product)) in
                         y.get_unchecked_mut(group).iter_mut().zip(products).enumerate()
                     {

@@ -4,8 +4,9 @@ use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 
-use pageformer_card::matrix::TILE_OUTPUTS;
+use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS};
 
+use super::rows::{REGISTER, flip};
 use crate::kernels::Input;
 use crate::kernels::prepacked::{
     BUNDLE, Finish, Job, LANES, Line, OUTPUTS, PART, PLACE_BITS, Packing, Prepacked, Segment, Sparse,
@@ -50,29 +51,56 @@ pub(super) fn multiply(
 
 /// # Safety
 /// AVX-512; the job has `B` positions.
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
-unsafe fn dense<const B: usize>(mut job: Job<'_>) {
+unsafe fn dense<const B: usize>(job: &Job<'_>) {
     let (packed, groups) = (job.packed, job.part.groups);
     let mut lines = packed.lines.as_ptr().wrapping_add(job.part.line);
     let mut finish = packed.finish.as_ptr().wrapping_add(job.part.finish);
     let mut x = Segment::<B>::EMPTY;
     for segment in 0..job.segments {
-        let cells = x.load(&job, segment, 0x80) / 4;
+        let cells = load(job, segment, &mut x) / 4;
         for first in (0..groups).step_by(BUNDLE) {
             let at = (segment, first, cells);
             // SAFETY: a part has a line for each of its groups and cells, a finish for each group and segment.
             let done = unsafe {
                 match groups - first {
-                    1 => bundle::<B, 1>(&mut job, at, &x, lines, finish),
-                    2 => bundle::<B, 2>(&mut job, at, &x, lines, finish),
-                    3 => bundle::<B, 3>(&mut job, at, &x, lines, finish),
-                    _ => bundle::<B, 4>(&mut job, at, &x, lines, finish),
+                    1 => bundle::<B, 1>(job, at, &x, lines, finish),
+                    2 => bundle::<B, 2>(job, at, &x, lines, finish),
+                    3 => bundle::<B, 3>(job, at, &x, lines, finish),
+                    _ => bundle::<B, 4>(job, at, &x, lines, finish),
                 }
             };
             lines = lines.wrapping_add(done * cells);
             finish = finish.wrapping_add(done);
         }
     }
+}
+
+/// The inputs of a segment as `x + 128`; says how many they are.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
+fn load<const B: usize>(job: &Job<'_>, segment: usize, x: &mut Segment<B>) -> usize {
+    let from = segment * TILE_INPUTS;
+    let inputs = (job.stride - from).min(TILE_INPUTS);
+    let flip = flip();
+    for b in 0..B {
+        // SAFETY: the job has these activations.
+        let values =
+            unsafe { core::slice::from_raw_parts(job.values.wrapping_add(b * job.stride + from), inputs) };
+        let to = x.to(b);
+        for (at, values) in (0..).step_by(REGISTER).zip(values.chunks(REGISTER)) {
+            let here = u64::MAX >> (REGISTER - values.len());
+            // SAFETY: what the mask says is read; there is room for whole registers, and for one more.
+            unsafe {
+                let values = _mm512_xor_si512(_mm512_maskz_loadu_epi8(here, values.as_ptr()), flip);
+                _mm512_store_si512(to.add(at).cast(), values);
+            }
+        }
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_si512(to.add(inputs).cast(), flip) };
+    }
+    inputs
 }
 
 /// `G` groups side by side, from the `first` of the part on, in a segment of `cells` cells.
@@ -82,7 +110,7 @@ unsafe fn dense<const B: usize>(mut job: Job<'_>) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
 unsafe fn bundle<const B: usize, const G: usize>(
-    job: &mut Job<'_>,
+    job: &Job<'_>,
     (segment, first, cells): (usize, usize, usize),
     x: &Segment<B>,
     mut lines: *const Line,
@@ -106,11 +134,11 @@ unsafe fn bundle<const B: usize, const G: usize>(
             lines = lines.wrapping_add(G);
         }
         for (b, sums) in sums.into_iter().enumerate() {
-            let x_scale = *job.scales.get_unchecked(b * job.segments + segment);
+            let x_scale = *job.scales.wrapping_add(b * job.segments + segment);
             for (group, sum) in sums.into_iter().enumerate() {
                 let output = (first + group) * OUTPUTS;
                 let there = ((1u32 << (job.outputs - output).min(OUTPUTS)) - 1) as u16;
-                let y = job.y.as_mut_ptr().add(b * job.y_stride + output);
+                let y = job.y.wrapping_add(b * job.y_stride + output);
                 let mut product = product(x_scale, &*finish.wrapping_add(group), sum);
                 if segment > 0 {
                     product = _mm512_add_ps(_mm512_maskz_loadu_ps(there, y), product);
@@ -124,8 +152,9 @@ unsafe fn bundle<const B: usize, const G: usize>(
 
 /// # Safety
 /// AVX-512; the job has `B` positions.
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
-unsafe fn sparse<const B: usize, const FAR: bool>(mut job: Job<'_>, kept: &Sparse) {
+unsafe fn sparse<const B: usize, const FAR: bool>(job: &Job<'_>, kept: &Sparse) {
     let (packed, part, segments) = (job.packed, job.part, job.segments);
     let mut lines = packed.lines.as_ptr().wrapping_add(part.line);
     let mut finish = packed.finish.as_ptr().wrapping_add(part.finish);
@@ -137,7 +166,7 @@ unsafe fn sparse<const B: usize, const FAR: bool>(mut job: Job<'_>, kept: &Spars
     // Products so far, in the order of the lanes.
     let mut y = [[const { MaybeUninit::<__m512>::uninit() }; PART]; B];
     for segment in 0..segments {
-        x.load(&job, segment, 0x80);
+        load(job, segment, &mut x);
         for (group, rows) in rows.iter().enumerate() {
             // SAFETY: a part has at most `PART` groups, and for each and each segment a finish and a number of pairs; as many pairs of
             // lines and places; and a window for each two of these. Windows begin in their segment. `y` is written in the first segment.
@@ -157,17 +186,25 @@ unsafe fn sparse<const B: usize, const FAR: bool>(mut job: Job<'_>, kept: &Spars
                     windows = windows.wrapping_add(1);
                 }
                 for (b, (y, [sum, more])) in y.iter_mut().zip(sums).enumerate() {
-                    let x_scale = *job.scales.get_unchecked(b * segments + segment);
+                    let x_scale = *job.scales.wrapping_add(b * segments + segment);
                     let product = product(x_scale, &*finish, _mm512_add_epi32(sum, more));
-                    let y = y.get_unchecked_mut(group);
-                    let y =
-                        y.write(if segment == 0 { product } else { _mm512_add_ps(y.assume_init(), product) });
-                    if segment + 1 == segments {
-                        store(&mut job, b, rows, *y);
+                    if segments == 1 {
+                        store(job, b, rows, product);
+                        continue;
                     }
+                    let y = y.get_unchecked_mut(group);
+                    y.write(if segment == 0 { product } else { _mm512_add_ps(y.assume_init(), product) });
                 }
                 pairs = pairs.wrapping_add(1);
                 finish = finish.wrapping_add(1);
+            }
+        }
+    }
+    if segments > 1 {
+        for (group, rows) in rows.iter().enumerate() {
+            for (b, y) in y.iter().enumerate() {
+                // SAFETY: as above.
+                store(job, b, rows, unsafe { y.get_unchecked(group).assume_init() });
             }
         }
     }
@@ -206,7 +243,7 @@ unsafe fn pair<const B: usize, const FAR: bool>(
 /// Outputs of a group's lanes at position `b`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
-fn store(job: &mut Job<'_>, b: usize, rows: &[u32; LANES], y: __m512) {
+fn store(job: &Job<'_>, b: usize, rows: &[u32; LANES], y: __m512) {
     let lanes: [__m128; LANES] = [
         _mm512_castps512_ps128(y),
         _mm512_extractf32x4_ps::<1>(y),

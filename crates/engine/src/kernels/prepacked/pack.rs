@@ -48,7 +48,14 @@ impl Prepacked {
     }
 
     fn empty(dims: &MatrixDims) -> Self {
-        Self { dims: *dims, parts: Vec::new(), lines: Vec::new(), finish: Vec::new(), sparse: None }
+        Self {
+            dims: *dims,
+            inputs: (dims.segments() as usize, dims.padded_inputs() as usize),
+            parts: Vec::new(),
+            lines: Vec::new(),
+            finish: Vec::new(),
+            sparse: None,
+        }
     }
 
     fn begin_part(&mut self, group: usize, groups: usize, window: usize) {
