@@ -24,9 +24,15 @@ pub trait BlockDevice {
     }
 
     /// Sectors that the device can have read before they are asked for, into memory of its own. 0: none, it reads only while it
-    /// is waited for. This and the next two methods are for devices with a reader that works by itself: a second core, or DMA.
+    /// is waited for. This and the next three methods are for devices with a reader that works by itself: a second core, or DMA.
     fn read_ahead(&self) -> u32 {
         0
+    }
+
+    /// Announces a [`Self::read`] of this one sector, to be waited for later: the device reads it before runs that have not begun to be read. Two of
+    /// them are remembered at least; other reads leave them alone. A hint.
+    fn begin_sector(&mut self, sector: u32) {
+        let _ = sector;
     }
 
     /// Announces a [`Self::finish_read`] of `sectors` sectors: the device begins now, behind what was announced before. A hint, which
@@ -36,8 +42,8 @@ pub trait BlockDevice {
     }
 
     /// As [`Self::read_unverified`], of what was announced: the oldest run that was begun and neither finished nor dropped. If that is
-    /// another one, it is dropped, and so on; what was not begun at all is read now. [`Self::read`] may come in between: it leaves
-    /// alone what was begun, and had better come before what has not begun to be read.
+    /// another one, it is dropped, and so on; what was not begun at all is read now. [`Self::read`] may come in between: of one sector, it leaves
+    /// alone what was begun, and had better come before what has not begun to be read; of several, it may drop that.
     ///
     /// # Errors
     /// As [`Self::read`], also for what went wrong earlier.
@@ -72,6 +78,10 @@ impl<D: BlockDevice + ?Sized> BlockDevice for &mut D {
 
     fn read_ahead(&self) -> u32 {
         (**self).read_ahead()
+    }
+
+    fn begin_sector(&mut self, sector: u32) {
+        (**self).begin_sector(sector);
     }
 
     fn begin_read(&mut self, first_sector: u32, sectors: u32) {

@@ -236,6 +236,15 @@ impl<D: BlockDevice> Card for FatCard<'_, D> {
         self.device.read_ahead()
     }
 
+    fn begin_page(&mut self, file: CardFile, page: u32) {
+        // Without a reader of its own, a device costs no code.
+        if self.device.read_ahead() > 0
+            && let Some((sector, _)) = self.run(file, page)
+        {
+            self.device.begin_sector(sector);
+        }
+    }
+
     fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
         let (mut page, end) = (first, first.saturating_add(pages));
         while page < end {

@@ -9,7 +9,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use pageformer_card::{PAGE_BYTES, Page};
 use pageformer_vram::{Card, CardFile, ReadError};
 
-const FILES: [CardFile; 4] = [CardFile::Index, CardFile::Weights, CardFile::Sums, CardFile::Tokenizer];
+const FILES: [CardFile; 5] =
+    [CardFile::Index, CardFile::Weights, CardFile::Sums, CardFile::Tokenizer, CardFile::Drafts];
+
+/// Pages that may be announced.
+const ANNOUNCED: usize = 2;
 
 /// A run of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +28,9 @@ type Answer = Result<Vec<Page>, ReadError>;
 /// What is to be read, and what was.
 #[derive(Debug, Default)]
 struct Desk {
-    /// A run that is waited for: it comes before those that were only begun.
-    urgent: Option<Run>,
-    urgent_answer: Option<Answer>,
+    /// Runs that are waited for, or soon will be: they come before those that were only begun.
+    urgent: VecDeque<Run>,
+    urgent_answers: Vec<(Run, Answer)>,
     /// Runs that were begun, the oldest first.
     begun: VecDeque<Run>,
     /// Answers to the first of them.
@@ -70,8 +74,10 @@ impl Shared {
 #[derive(Debug)]
 pub struct Ahead {
     /// Bytes of [`FILES`].
-    bytes: [u64; 4],
+    bytes: [u64; FILES.len()],
     most: u32,
+    /// Pages that were announced, the oldest first.
+    announced: VecDeque<Run>,
     shared: Arc<Shared>,
 }
 
@@ -85,7 +91,8 @@ pub struct Reader<C> {
 /// Divides a card, so that up to `pages` pages can be read before they are asked for.
 pub fn read_ahead<C: Card>(card: C, pages: u32) -> (Ahead, Reader<C>) {
     let shared = Arc::<Shared>::default();
-    let ahead = Ahead { bytes: FILES.map(|file| card.bytes(file)), most: pages, shared: shared.clone() };
+    let bytes = FILES.map(|file| card.bytes(file));
+    let ahead = Ahead { bytes, most: pages, announced: VecDeque::new(), shared: shared.clone() };
     (ahead, Reader { card, shared })
 }
 
@@ -93,14 +100,14 @@ impl<C: Card> Reader<C> {
     /// Reads what is wanted until the other half is gone.
     pub fn run(mut self) {
         let next = |desk: &mut Desk| {
-            let urgent = desk.urgent.take().map(|run| (run, true));
+            let urgent = desk.urgent.pop_front().map(|run| (run, true));
             urgent.or_else(|| desk.begun.get(desk.answers.len()).map(|run| (*run, false)))
         };
         while let Some((run, urgent)) = self.shared.wait(next) {
             let mut pages = vec![[0; PAGE_BYTES]; run.pages];
             let answer = self.card.read(run.file, run.first, &mut pages).map(|()| pages);
             self.shared.change(|desk| match urgent {
-                true => desk.urgent_answer = Some(answer),
+                true => desk.urgent_answers.push((run, answer)),
                 false => desk.answers.push_back(answer),
             });
         }
@@ -119,6 +126,16 @@ impl Drop for Ahead {
     }
 }
 
+impl Ahead {
+    /// Waits for a run that is urgent.
+    fn urgent(&self, run: Run) -> Option<Answer> {
+        self.shared.wait(|desk| {
+            let at = desk.urgent_answers.iter().position(|(known, _)| *known == run)?;
+            Some(desk.urgent_answers.swap_remove(at).1)
+        })
+    }
+}
+
 /// Hands over what was read. A reader that is gone reads nothing any more.
 fn deliver(answer: Option<Answer>, pages: &mut [Page]) -> Result<(), ReadError> {
     pages.copy_from_slice(&answer.ok_or(ReadError::NoCard)??);
@@ -131,8 +148,26 @@ impl Card for Ahead {
     }
 
     fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
-        self.shared.change(|desk| desk.urgent = Some(Run { file, first, pages: pages.len() }));
-        deliver(self.shared.wait(|desk| desk.urgent_answer.take()), pages)
+        let run = Run { file, first, pages: pages.len() };
+        match self.announced.iter().position(|known| *known == run) {
+            Some(at) => drop(self.announced.remove(at)),
+            None => self.shared.change(|desk| desk.urgent.push_back(run)),
+        }
+        deliver(self.urgent(run), pages)
+    }
+
+    fn begin_page(&mut self, file: CardFile, page: u32) {
+        let run = Run { file, first: page, pages: 1 };
+        if self.announced.contains(&run) {
+            return;
+        }
+        if self.announced.len() == ANNOUNCED
+            && let Some(oldest) = self.announced.pop_front()
+        {
+            self.urgent(oldest);
+        }
+        self.announced.push_back(run);
+        self.shared.change(|desk| desk.urgent.push_back(run));
     }
 
     fn read_ahead(&self) -> u32 {

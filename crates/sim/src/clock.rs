@@ -76,6 +76,9 @@ impl Timing {
     }
 }
 
+/// Pages that are announced and remembered.
+const ANNOUNCED: usize = 2;
+
 /// A run that the card reads by itself.
 #[derive(Debug)]
 struct Begun {
@@ -97,6 +100,8 @@ pub struct Timed<C> {
     read_ahead: u32,
     check: Duration,
     begun: VecDeque<Begun>,
+    /// Pages that were announced, and when each is there.
+    pages: VecDeque<(CardFile, u32, Duration)>,
     /// When the card is done with all that it was told.
     free: Duration,
     busy: Duration,
@@ -114,6 +119,7 @@ impl<C> Timed<C> {
             read_ahead: 0,
             check: Duration::ZERO,
             begun,
+            pages: VecDeque::new(),
             free,
             busy,
             checking: Duration::ZERO,
@@ -182,13 +188,27 @@ impl<C: Card> Card for Timed<C> {
     }
 
     fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
-        let done = self.interpose(first, pages.len() as u32);
+        let announced = self.pages.iter().position(|page| (page.0, page.1, 1) == (file, first, pages.len()));
+        let done = match announced.and_then(|at| self.pages.remove(at)) {
+            Some((_, _, done)) => done,
+            None => self.interpose(first, pages.len() as u32),
+        };
         self.deliver(done, pages);
         self.card.read(file, first, pages)
     }
 
     fn read_ahead(&self) -> u32 {
         self.read_ahead
+    }
+
+    fn begin_page(&mut self, file: CardFile, page: u32) {
+        if self.read_ahead > 0 {
+            if self.pages.len() == ANNOUNCED {
+                self.pages.pop_front();
+            }
+            let done = self.interpose(page, 1);
+            self.pages.push_back((file, page, done));
+        }
     }
 
     fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
@@ -222,8 +242,10 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn card(read_ahead: u32, piece: Option<u32>) -> (Timed<MemoryCard>, Clock) {
-        let (clock, card) =
-            (Clock::default(), MemoryCard { weights: vec![0; 512 * 64], ..MemoryCard::default() });
+        let (clock, card) = (
+            Clock::default(),
+            MemoryCard { weights: vec![0; 512 * 64], tokenizer: vec![0; 512 * 8], ..MemoryCard::default() },
+        );
         let timing = Timing { command: 2 * MS, page: MS, piece };
         (Timed::new(card, timing, clock.clone()).with_read_ahead(read_ahead), clock)
     }
@@ -264,6 +286,26 @@ mod tests {
         assert_eq!((clock.now(), card.busy()), (15 * MS, 15 * MS));
         card.read(CardFile::Weights, 20, &mut pages[..1]).unwrap();
         assert_eq!(clock.now(), 18 * MS);
+    }
+
+    #[test]
+    fn a_page_that_was_announced_is_read_meanwhile() {
+        let (mut card, clock) = card(8, None);
+        let pages = &mut [[0; 512]; 4][..];
+        card.begin_read(CardFile::Weights, 0, 4); // begins at once, done at 6
+        card.begin_read(CardFile::Weights, 4, 4); // at 12, and then at 15
+        card.begin_page(CardFile::Tokenizer, 7); // at 9
+        clock.pass(MS);
+        card.read(CardFile::Weights, 20, &mut pages[..1]).unwrap(); // at 12, and the second run at 18
+        assert_eq!(clock.now(), 12 * MS);
+        card.read(CardFile::Tokenizer, 7, &mut pages[..1]).unwrap();
+        card.finish_read(CardFile::Weights, 0, pages).unwrap();
+        assert_eq!(clock.now(), 12 * MS);
+        card.finish_read(CardFile::Weights, 4, pages).unwrap();
+        assert_eq!((clock.now(), card.busy()), (18 * MS, 18 * MS));
+        // It was read once: the next time takes as long as any other read.
+        card.read(CardFile::Tokenizer, 7, &mut pages[..1]).unwrap();
+        assert_eq!(clock.now(), 21 * MS);
     }
 
     #[test]

@@ -48,6 +48,10 @@ impl<C: Card> Card for Traced<C> {
         self.card.read_ahead()
     }
 
+    fn begin_page(&mut self, file: CardFile, page: u32) {
+        self.card.begin_page(file, page);
+    }
+
     fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
         self.card.begin_read(file, first, pages);
     }
@@ -150,6 +154,10 @@ impl<C: Card> Card for Faulty<C> {
 
     fn read_ahead(&self) -> u32 {
         self.card.read_ahead()
+    }
+
+    fn begin_page(&mut self, file: CardFile, page: u32) {
+        self.card.begin_page(file, page);
     }
 
     fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {

@@ -89,7 +89,7 @@ impl core::error::Error for WriteError {}
 /// that trace, time or spoil what they wrap.
 ///
 /// A card that can read while the engine computes (a thread, a second core, DMA) has memory of its own for some pages and implements
-/// the last three methods; every other one leaves them as they are, and is read while it is waited for.
+/// the methods from [`Self::read_ahead`] to [`Self::finish_read`]; every other one leaves them as they are, and is read while it is waited for.
 pub trait Card {
     /// Bytes of `file`; 0 if it is not there. The weights count whole pages.
     fn bytes(&self, file: CardFile) -> u64;
@@ -105,6 +105,12 @@ pub trait Card {
     /// waited for.
     fn read_ahead(&self) -> u32 {
         0
+    }
+
+    /// Announces a [`Self::read`] of one page, to be waited for later: a card that reads on its own reads it before runs that have not begun
+    /// to be read. Two of them are remembered at least; other reads leave them alone. A hint, as [`Self::begin_read`] is.
+    fn begin_page(&mut self, file: CardFile, page: u32) {
+        let _ = (file, page);
     }
 
     /// Announces a [`Self::finish_read`] of `pages` pages from `first` on: a card that reads on its own begins now, behind what was
@@ -147,6 +153,10 @@ impl<C: Card + ?Sized> Card for &mut C {
 
     fn read_ahead(&self) -> u32 {
         (**self).read_ahead()
+    }
+
+    fn begin_page(&mut self, file: CardFile, page: u32) {
+        (**self).begin_page(file, page);
     }
 
     fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {

@@ -24,7 +24,7 @@ const COMMAND_PAGES: u32 = 2;
 
 /// Runs that a card which reads ahead should hold besides the one that is in the ring: computing takes longer for some
 /// pages (those that attention follows) than for others, and a store of several runs evens that out.
-const RUNS_AHEAD: u32 = 3;
+pub(crate) const RUNS_AHEAD: u32 = 3;
 
 impl Pinning {
     /// Divides `frames` page frames between the pinned set and the ring. All pages are pinned when they fit;

@@ -10,7 +10,7 @@ use crate::card::{Card, CardFile, ReadError};
 use crate::loader::{Fault, Loader, RETRIES, Stats};
 use crate::meta::PageMeta;
 use crate::meta_file::{MetaError, MetaFile};
-use crate::pinning::Pinning;
+use crate::pinning::{Pinning, RUNS_AHEAD};
 
 /// The memory that [`Vram`] works in.
 pub struct Frames<'m> {
@@ -183,29 +183,33 @@ impl<'m, C: Card> Vram<'m, C> {
         }
         self.loader.stats.streamed += run.len() as u64;
         self.ring_holds = Some(number);
-        self.read_on();
+        // The next token's row is looked up when this pass is over, and should not have to wait for a run that was begun just before: the card has
+        // enough to do until then.
+        if number + 1 < self.pinning.periods() || self.ahead.runs < 2 {
+            self.read_on();
+        }
         Ok(())
     }
 
-    /// Whether the card was told to read the run of period `number`, which is needed now.
+    /// The run of period `number` is needed now. Whether the card was told to read it, or others, which it drops then.
     fn take_begun(&mut self, number: u32, pages: u32) -> bool {
         // Known when compiling: a card that does not read ahead costs no code.
         if self.loader.card.read_ahead() == 0 {
             return false;
         }
-        let begun = self.ahead.runs > 0 && self.ahead.first == number;
-        if begun {
+        let begun = self.ahead.runs > 0;
+        if begun && self.ahead.first == number {
             self.ahead.runs -= 1;
             self.ahead.pages -= pages;
         } else {
-            // Pages are asked for out of order. The card drops what it was told before when the next run is finished.
             self.ahead = Ahead::default();
         }
         self.ahead.first = self.after(number, 1);
         begun
     }
 
-    /// Tells the card which runs come next, as many as it can read ahead: behind the tape's end its start follows.
+    /// Tells the card which runs come next, as many as it can read ahead: behind the tape's end its start follows. The last begins within two thirds of
+    /// what it can hold: it reads a run of up to a third by one command, and may want that much room at once.
     fn read_on(&mut self) {
         let most = self.loader.card.read_ahead();
         if most == 0 {
@@ -214,7 +218,7 @@ impl<'m, C: Card> Vram<'m, C> {
         while self.ahead.runs + 1 < self.pinning.periods() {
             let run = self.pinning.streamed_run(self.after(self.ahead.first, self.ahead.runs));
             let pages = run.len() as u32;
-            if self.ahead.pages + pages > most {
+            if self.ahead.pages + pages > most || self.ahead.pages > most - most / RUNS_AHEAD {
                 return;
             }
             self.loader.card.begin_read(CardFile::Weights, run.start, pages);
@@ -227,6 +231,19 @@ impl<'m, C: Card> Vram<'m, C> {
     fn after(&self, number: u32, n: u32) -> u32 {
         let (next, periods) = (number + n, self.pinning.periods());
         if next < periods { next } else { next - periods }
+    }
+
+    /// Lets the card begin with a page that [`Self::page`] will be asked for, if it is not in memory.
+    pub fn begin_page(&mut self, file: CardFile, page: u32) {
+        let resident = file == CardFile::Weights && self.resident(page);
+        if !resident && self.side_tags.get(self.side_slot(page)) != Some(&tag(file, page)) {
+            self.loader.card.begin_page(file, page);
+        }
+    }
+
+    /// The side frame that a page has.
+    fn side_slot(&self, page: u32) -> usize {
+        page as usize % self.side.len().max(1)
     }
 
     /// One page out of order: of the embedding, the tokenizer or the drafts.
@@ -242,13 +259,7 @@ impl<'m, C: Card> Vram<'m, C> {
                 return Ok(frame);
             }
         }
-        let tag = page
-            | match file {
-                CardFile::Tokenizer => 1 << 31,
-                CardFile::Drafts => 1 << 30,
-                _ => 0,
-            };
-        let slot = page as usize % self.side.len().max(1);
+        let (tag, slot) = (tag(file, page), self.side_slot(page));
         let missing = Fault { file, page, error: Some(ReadError::Truncated) };
         let (Some(frame), Some(known)) = (self.side.get_mut(slot..slot + 1), self.side_tags.get_mut(slot))
         else {
@@ -357,6 +368,16 @@ impl<'m, C: Card> Vram<'m, C> {
     pub fn card_mut(&mut self) -> &mut C {
         &mut self.loader.card
     }
+}
+
+/// What a side frame is tagged with.
+fn tag(file: CardFile, page: u32) -> u32 {
+    let file = match file {
+        CardFile::Tokenizer => 1 << 31,
+        CardFile::Drafts => 1 << 30,
+        _ => 0,
+    };
+    page | file
 }
 
 fn period(pinning: &Pinning, number: u32) -> Period {

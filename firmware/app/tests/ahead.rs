@@ -100,7 +100,7 @@ fn what_was_begun_is_read_before_it_is_asked_for() {
     front.begin_read(100, 16);
     front.begin_read(116, 10);
     assert!(state.lock().unwrap().log.is_empty(), "the front reads nothing itself");
-    assert!(back.turn(&mut slot) && back.turn(&mut slot) && !back.turn(&mut slot));
+    while back.turn(&mut slot) {}
     assert_eq!(state.lock().unwrap().log, [(100, 16), (116, 10)]);
     // The back does nothing any more, so this is what it has read.
     let mut buf = [0; 16 * 512];
@@ -108,6 +108,53 @@ fn what_was_begun_is_read_before_it_is_asked_for() {
     assert!(right(0, 100, &buf));
     front.finish_read(116, &mut buf[..10 * 512]).unwrap();
     assert!(right(0, 116, &buf[..10 * 512]));
+}
+
+/// The back reads as far ahead as the front may ask, whatever the length of the runs, as long as the last begins within two thirds of that.
+#[test]
+fn short_runs_are_read_as_far_ahead_as_long_ones() {
+    for length in 1..=21 {
+        let (mut front, mut back, mut slot) = halves();
+        let mut begun = Vec::new();
+        while begun.len() as u32 * length <= front.read_ahead() * 2 / 3 {
+            let first = 100 + begun.len() as u32 * length;
+            begun.push((first, length as usize));
+            front.begin_read(first, length);
+        }
+        while back.turn(&mut slot) {}
+        assert_eq!(slot.0.lock().unwrap().log, begun);
+        let mut buf = vec![0; length as usize * 512];
+        front.finish_read(100, &mut buf).unwrap();
+        assert!(right(0, 100, &buf));
+    }
+}
+
+#[test]
+fn what_is_waited_for_comes_before_runs_that_have_not_begun() {
+    let (mut front, mut back, mut slot) = halves();
+    let state = slot.0.clone();
+    for first in [100, 121, 142] {
+        front.begin_read(first, 21);
+    }
+    assert!(back.turn(&mut slot));
+    // Of three that are announced, the first is forgotten, which takes waiting for it.
+    front.begin_sector(7);
+    front.begin_sector(8);
+    assert!(back.turn(&mut slot));
+    front.begin_sector(9);
+    while back.turn(&mut slot) {}
+    let log = [(100, 21), (7, 1), (8, 1), (9, 1), (121, 21), (142, 21)];
+    assert_eq!(state.lock().unwrap().log, log);
+    // The back does nothing any more, so this is what it has read.
+    let mut buf = [0; 21 * 512];
+    for sector in [9, 8] {
+        front.read(sector, &mut buf[..512]).unwrap();
+        assert!(right(0, sector, &buf[..512]));
+    }
+    for first in [100, 121] {
+        front.finish_read(first, &mut buf).unwrap();
+        assert!(right(0, first, &buf));
+    }
 }
 
 #[test]
@@ -118,12 +165,12 @@ fn any_order_gives_what_is_on_the_card() {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (random >> 8) % below
         };
-        let mut begun = std::collections::VecDeque::new();
+        let (mut begun, mut announced) = (std::collections::VecDeque::new(), 0);
         let mut buf = vec![0; 60 * 512];
         for round in 0..1500 {
             let (first, sectors) = (next(SECTORS - 60), 1 + next(if round % 7 == 0 { 59 } else { 16 }));
             let buf = &mut buf[..sectors as usize * 512];
-            match next(5) {
+            match next(6) {
                 0 | 1 => {
                     let waiting: u32 = begun.iter().map(|(_, sectors)| sectors).sum();
                     if waiting + sectors <= front.read_ahead() {
@@ -132,11 +179,21 @@ fn any_order_gives_what_is_on_the_card() {
                     }
                 }
                 2 => {
+                    front.begin_sector(first);
+                    announced = first;
+                }
+                3 if round % 3 > 0 => {
+                    let first = if round % 3 == 1 { announced } else { first };
+                    front.read(first, &mut buf[..512]).unwrap();
+                    assert!(right(0, first, &buf[..512]));
+                }
+                3 => {
+                    // It comes instead of what was begun.
                     front.read(first, buf).unwrap();
                     assert!(right(0, first, buf));
                 }
                 // What was not begun.
-                3 if round % 50 == 0 => {
+                4 if round % 50 == 0 => {
                     begun.clear();
                     front.finish_read(first, buf).unwrap();
                     assert!(right(0, first, buf));
@@ -163,7 +220,11 @@ fn errors_come_with_the_run_that_has_them() {
         let mut buf = [0; 10 * 512];
         front.begin_read(200, 10);
         front.begin_read(210, 10);
+        front.begin_sector(205);
+        front.begin_sector(206);
         assert_eq!(front.read(205, &mut buf[..512]), Err(DeviceError::Io));
+        front.read(206, &mut buf[..512]).unwrap();
+        assert!(right(0, 206, &buf[..512]));
         assert_eq!(front.finish_read(200, &mut buf), Err(DeviceError::Io));
         front.finish_read(210, &mut buf).unwrap();
         assert!(right(0, 210, &buf));
@@ -175,16 +236,19 @@ fn errors_come_with_the_run_that_has_them() {
 fn another_card_begins_with_nothing_of_the_last() {
     with_thread(|front, state| {
         for card in 1..20 {
+            front.begin_sector(70);
             front.begin_read(0, 16);
             front.begin_read(16, 16);
             front.begin_read(32, 16);
             // No room, so it is read when it is asked for.
-            front.begin_read(48, 16);
+            front.begin_read(48, 21);
             state.lock().unwrap().card = card;
             assert!(front.acquire());
             let mut buf = [0; 16 * 512];
             front.finish_read(0, &mut buf).unwrap();
             assert!(right(card, 0, &buf));
+            front.read(70, &mut buf[..512]).unwrap();
+            assert!(right(card, 70, &buf[..512]));
         }
     });
 }
@@ -199,7 +263,8 @@ fn writes_come_in_between() {
         front.finish_read(300, &mut buf).unwrap();
         assert!(right(0, 300, &buf));
         let written = state.lock().unwrap().written.clone();
-        assert_eq!(written, [(70, bytes[..16 * 512].to_vec()), (86, bytes[16 * 512..].to_vec())]);
+        let sectors: Vec<_> = (70..).zip(bytes.chunks(512).map(<[u8]>::to_vec)).collect();
+        assert_eq!(written, sectors);
         state.lock().unwrap().bad = Some(90);
         assert_eq!(front.write(90, &bytes[..512]), Err(DeviceError::Io));
         front.read(91, &mut buf).unwrap();
