@@ -2,8 +2,9 @@
 
 use pageformer_card::page::FLOATS_PER_PAGE;
 use pageformer_card::{Manifest, Mlp, Norm, Page, Role, Shape, Tensor, TensorKind, TensorTable};
-use pageformer_vram::{Arena, Card, CardFile, Frames, OutOfMemory, Vram};
+use pageformer_vram::{Arena, Card, CardFile, Frames, Vram};
 
+use crate::activations::Activations;
 use crate::attention::{KvCache, Scratch};
 use crate::error::Error;
 use crate::kernels::{Input, Kernel, Team};
@@ -12,50 +13,6 @@ use crate::numerics::{rotary_frequency, rotation};
 use crate::plan::{ActivationLens, Needs, Plan};
 #[cfg(feature = "prepack")]
 use crate::{kernels::Prepacked, matrix::prepacked};
-
-/// What a step computes on its way. `B` is the number of positions of the step; widths are padded to
-/// multiples of 4 where a matrix writes or reads them.
-struct Activations<'m> {
-    /// Residual stream `(B, d_model)`.
-    x: &'m mut [f32],
-    /// Normed input, attention's output, then a projection's result `(B, d_model)` or `(B, q_dim)`.
-    h: &'m mut [f32],
-    /// Attention: q `(B, q_dim)`, k `(B, kv_dim)`, v `(B, kv_dim)`. MLP: up `(B, d_ff)`, gate `(B, d_ff)`. At the end: logits
-    /// `(logits_rows, padded vocab)`, until the next step.
-    wide: &'m mut [f32],
-    /// What the next matrix reads `(B, its inputs)`.
-    quantized: &'m mut [i8],
-    /// Its scales `(B, segments of 256)`.
-    scales: &'m mut [f32],
-    /// Attention scores of one head `(context)`, padded to whole blocks of the KV cache.
-    scores: &'m mut [f32],
-    /// The same as integer weights.
-    weights: &'m mut [i16],
-    /// Rotary frequencies `(head_dim / 2)`.
-    frequencies: &'m mut [f32],
-    /// Cosines, then sines, of every rotary pair `(B, 2, head_dim / 2)`.
-    rope: &'m mut [f32],
-    /// Mask page of the group that streams by.
-    mask_page: &'m mut Page,
-}
-
-impl<'m> Activations<'m> {
-    fn cut(arena: &mut Arena<'m>, lens: &ActivationLens) -> Result<Self, Error> {
-        let page = OutOfMemory { needed: size_of::<Page>(), left: 0 };
-        Ok(Self {
-            x: arena.take(lens.x)?,
-            h: arena.take(lens.h)?,
-            wide: arena.take(lens.wide)?,
-            quantized: arena.take(lens.quantized)?,
-            scales: arena.take(lens.scales)?,
-            scores: arena.take(lens.scores)?,
-            weights: arena.take(lens.weights)?,
-            frequencies: arena.take(lens.frequencies)?,
-            rope: arena.take(lens.rope)?,
-            mask_page: arena.take::<Page>(1)?.first_mut().ok_or(page)?,
-        })
-    }
-}
 
 /// A model on a card, ready to compute.
 pub struct Engine<'m, C> {
@@ -167,7 +124,7 @@ impl<'m, C: Card> Engine<'m, C> {
     /// # Errors
     /// If the tokens do not fit, a page is bad, or a number is not finite. The sequence is as before then.
     pub fn step(&mut self, tokens: &[u16]) -> Result<&mut [f32], Error> {
-        self.forward(tokens, 1)?;
+        self.forward(tokens, 1, None)?;
         Ok(self.logits(0))
     }
 
@@ -184,14 +141,21 @@ impl<'m, C: Card> Engine<'m, C> {
     /// # Errors
     /// As [`Self::step`].
     pub fn step_all(&mut self, tokens: &[u16]) -> Result<impl Iterator<Item = &[f32]>, Error> {
-        let rows = self.forward(tokens, tokens.len())?;
+        let rows = self.forward(tokens, tokens.len(), None)?;
         let vocab = self.shape.vocab as usize;
         let stride = vocab.next_multiple_of(4);
         Ok(self.act.wide.chunks_exact(stride).take(rows).map(move |row| row.get(..vocab).unwrap_or(row)))
     }
 
-    /// The pass. Logits of the last `wanted` positions (at most the plan's) are kept; says how many.
-    pub(crate) fn forward(&mut self, tokens: &[u16], wanted: usize) -> Result<usize, Error> {
+    /// The pass. Logits of the last `wanted` positions (at most the plan's) are kept; says how many. A card that is read while something is computed has
+    /// time for other things `meanwhile`: that is called when the embedding has been read, in the middle of the layers and behind them. If it answers no, the pass ends: with
+    /// no rows, and the sequence is as before.
+    pub(crate) fn forward(
+        &mut self,
+        tokens: &[u16],
+        wanted: usize,
+        mut meanwhile: Option<Meanwhile<'_, 'm, C>>,
+    ) -> Result<usize, Error> {
         let shape = self.shape;
         let batch = tokens.len();
         if batch == 0 || batch > self.plan.batch as usize {
@@ -213,6 +177,9 @@ impl<'m, C: Card> Engine<'m, C> {
                 return Err(Error::Token(*token));
             }
             embedding.row(&mut self.vram, u32::from(*token), x.get_mut(..d).unwrap_or(&mut []))?;
+        }
+        if self.is_over(0, &mut meanwhile) {
+            return Ok(0);
         }
         self.fill_rope(batch);
 
@@ -251,6 +218,9 @@ impl<'m, C: Card> Engine<'m, C> {
             self.quantize(Tensor::Layer(layer, Role::Wv), Buffer::H, batch, q_dim)?;
             self.multiply(Tensor::Layer(layer, Role::Wo), Buffer::H, batch)?;
             self.add_to_residual(batch);
+            if self.is_over(2 * layer + 1, &mut meanwhile) {
+                return Ok(0);
+            }
 
             // h = norm(x); x += W2·mlp(h)
             self.norm(Tensor::Layer(layer, Role::Ln2), batch)?;
@@ -271,6 +241,9 @@ impl<'m, C: Card> Engine<'m, C> {
             self.quantize(Tensor::Layer(layer, Role::W1), Buffer::Wide(0), batch, shape.d_ff as usize)?;
             self.multiply(Tensor::Layer(layer, Role::W2), Buffer::H, batch)?;
             self.add_to_residual(batch);
+            if self.is_over(2 * layer + 2, &mut meanwhile) {
+                return Ok(0);
+            }
         }
 
         // logits = head · norm(x), of the last `wanted` positions
@@ -295,6 +268,26 @@ impl<'m, C: Card> Engine<'m, C> {
         }
         self.position += batch as u32;
         Ok(rows)
+    }
+
+    /// Does what is to be done after so many half layers of a pass; whether the pass is over then.
+    #[inline]
+    fn is_over(&mut self, halves: u32, meanwhile: &mut Option<Meanwhile<'_, 'm, C>>) -> bool {
+        let all = 2 * self.shape.n_layers;
+        match meanwhile {
+            // The first is known when compiling: a card that does not read ahead costs no code.
+            Some(meanwhile) if self.reads_ahead() => {
+                let due = [0, all / 2, all].contains(&halves);
+                due && !meanwhile(&mut self.vram)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the card is read while something is computed.
+    #[inline]
+    pub(crate) fn reads_ahead(&self) -> bool {
+        self.vram.card().read_ahead() > 0
     }
 
     /// The matrix of `tensor` on the tape.
@@ -456,6 +449,9 @@ impl<'m, C: Card> Engine<'m, C> {
         &self.table
     }
 }
+
+/// What is done during a pass; answers whether the pass is wanted any more.
+pub(crate) type Meanwhile<'a, 'm, C> = &'a mut dyn FnMut(&mut Vram<'m, C>) -> bool;
 
 /// The buffers that a matrix writes to or a quantization reads from.
 #[derive(Clone, Copy)]

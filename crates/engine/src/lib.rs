@@ -19,12 +19,14 @@
 #[cfg(feature = "prepack")]
 extern crate alloc;
 
+mod activations;
 mod attention;
 mod error;
 mod forward;
 pub mod kernels;
 mod matrix;
 pub mod numerics;
+mod outgoing;
 mod pace;
 mod plan;
 mod sampler;

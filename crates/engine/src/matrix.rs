@@ -116,22 +116,33 @@ impl MatrixPages {
         if pages.len() == self.pages.len() { kernel.prepack(&self.dims, pages, far_away) } else { None }
     }
 
-    /// Row `row` of an unpruned matrix as f32: `x` is `(inputs)`.
+    /// Row `row` of an unpruned matrix as f32: `x` is `(inputs)`. Each page is asked for once, one after the other. A card that reads ahead is told
+    /// of a page before the one in front of it is waited for: in between it would begin to read a run of others.
     pub fn row<C: Card>(&self, vram: &mut Vram<'_, C>, row: u32, x: &mut [f32]) -> Result<(), Error> {
-        let place_in_row = (row % 4) as usize;
+        let (start, place_in_row) = (self.pages.start, (row % 4) as usize);
+        vram.begin_page(CardFile::Weights, start + self.dims.dense_tile(row, 0).cell_page);
         for (segment, x) in (0..).zip(x.chunks_mut(256)) {
             let place = self.dims.dense_tile(row, segment);
-            let mut page = |page: u32| {
-                vram.page(CardFile::Weights, self.pages.start + page)
-                    .copied()
-                    .map_err(|fault| self.fault(fault))
-            };
-            let record = TileRecord::read(&page(place.mask_page)?, place.record as usize);
+            let page = vram.page(CardFile::Weights, start + place.mask_page);
+            let record = TileRecord::read(page.map_err(|fault| self.fault(fault))?, place.record as usize);
             if record.mask != self.dims.full_mask(segment) {
                 return Err(Error::Tape { tensor: self.tensor, page: place.mask_page });
             }
-            let scale = record.scales_f32()[place_in_row];
+            // The scale waits where its segment begins.
+            if let Some(x) = x.first_mut() {
+                *x = record.scales_f32()[place_in_row];
+            }
+        }
+        for (segment, x) in (0..).zip(x.chunks_mut(256)) {
+            let place = self.dims.dense_tile(row, segment);
+            let scale = x.first().copied().unwrap_or(0.0);
             let (mut number, mut cell) = (place.cell_page, place.cell as usize);
+            if cell + x.len().div_ceil(4) > CELLS_PER_PAGE {
+                vram.begin_page(CardFile::Weights, start + number + 1);
+            }
+            let mut page = |page: u32| {
+                vram.page(CardFile::Weights, start + page).copied().map_err(|fault| self.fault(fault))
+            };
             let mut cells = page(number)?;
             for x in x.chunks_mut(4) {
                 if cell == CELLS_PER_PAGE {

@@ -1,10 +1,11 @@
 //! A conversation: text in, text out.
 
 use pageformer_card::Manifest;
-use pageformer_vram::{Arena, Card};
+use pageformer_vram::{Arena, Card, Vram};
 
 use crate::error::Error;
 use crate::forward::Engine;
+use crate::outgoing::Outgoing;
 use crate::pace::Costs;
 use crate::plan::Needs;
 use crate::sampler::Sampler;
@@ -67,6 +68,8 @@ pub struct Session<'m, C> {
     /// Length of the sequence; one more than the position when the last token was said but not yet read.
     len: usize,
     digest: Digest,
+    /// The token that most likely brings the stop text: it is said before the next pass begins, which it makes needless.
+    stop_token: Option<u16>,
     /// Whether tokens are guessed ahead, as far as the plan has memory for it; may be changed between replies.
     pub speculation: Speculation,
     drafter: Drafter,
@@ -86,6 +89,18 @@ impl<'m, C: Card> Session<'m, C> {
         let tokenizer = Tokenizer::open(engine.vram_mut(), manifest.tokenizer_pages, manifest.shape.vocab)?;
         let costs = Costs::of(engine.plan(), &Needs::new(manifest, engine.table()));
         let drafter = Drafter::open(engine.vram_mut(), costs, manifest.shape.vocab);
+        let mut stop_token = None;
+        if engine.reads_ahead()
+            && let Some(chat) = &manifest.chat
+        {
+            let (vram, scratch) = engine.vram_and_scratch();
+            let mut last = |token| {
+                stop_token = Some(token);
+                Ok(())
+            };
+            // A stop text that is no token's is learned when it comes.
+            let _ = tokenizer.encode(vram, chat.stop.as_str(), scratch, &mut last);
+        }
         engine.vram_mut().reset_stats();
         Ok(Self {
             speculation: engine.plan().speculation,
@@ -97,6 +112,7 @@ impl<'m, C: Card> Session<'m, C> {
             tokens,
             len: 0,
             digest: Digest::default(),
+            stop_token,
         })
     }
 
@@ -198,6 +214,23 @@ impl<'m, C: Card> Session<'m, C> {
         &self.tokenizer
     }
 
+    /// One pass for `token`, whatever the conversation, and the look-up of its text, as if it had just been chosen: for whoever wants to know what a token
+    /// takes. The conversation should be reset afterwards.
+    ///
+    /// # Errors
+    /// As [`Engine::step`] and [`Tokenizer::decode`].
+    pub fn pass(&mut self, token: u16) -> Result<(), Error> {
+        let said = &mut |_: &[u8]| true;
+        let (tokenizer, mut text) = (self.tokenizer, Outgoing::new("", false, said));
+        if !self.engine.reads_ahead() {
+            self.engine.forward(&[token], 1, None)?;
+            return text.say(&tokenizer, self.engine.vram_mut(), token);
+        }
+        text.say_later(token);
+        self.engine.forward(&[token], 1, Some(&mut |vram| text.go_on(&tokenizer, vram)))?;
+        text.fault().map_or(Ok(()), Err)
+    }
+
     /// Appends `prompt` to the conversation and replies. `said` receives the text in pieces, which need not be
     /// whole characters, and answers whether it wants more; while the prompt is read, it is asked with empty pieces. If it
     /// wants no more by then, the prompt is forgotten. Text from `stop` on is not said; an empty `stop` never comes.
@@ -235,22 +268,18 @@ impl<'m, C: Card> Session<'m, C> {
             return Err(Error::EmptyPrompt);
         }
         let mut reply = Reply { prompt_tokens, tokens: 0, stop: Stop::MaxTokens };
-        let mut text =
-            Outgoing { stop: stop.as_bytes(), held: [0; 32], len: 0, said, wants_more: true, found: false };
-        // The dummy space in front of a text is not part of it.
-        let mut strip = self.tokenizer.strips_first_space() && self.len == 1 && self.manifest.bos.is_some();
+        let strip = self.tokenizer.strips_first_space() && self.len == 1 && self.manifest.bos.is_some();
+        let mut text = Outgoing::new(stop, strip, said);
         // The rows of logits that the last pass left to choose from, and how many tokens are read in the end: what comes behind
         // was guessed and not chosen.
         let (mut row, mut rows, mut read) = (0, 0, u32::MAX);
         while reply.tokens < max_tokens {
             if row == rows {
                 self.engine.truncate(read);
-                match self.read_on((max_tokens - reply.tokens - 1) as usize, text.said)? {
-                    Some(there) => (row, rows) = (0, there),
-                    None => {
-                        reply.stop = Stop::Interrupted;
-                        break;
-                    }
+                (row, rows) = (0, self.read_on((max_tokens - reply.tokens - 1) as usize, &mut text)?);
+                if let Some(stop) = text.ended() {
+                    (reply.stop, rows) = (stop, 0);
+                    break;
                 }
             }
             let logits = self.engine.logits(row);
@@ -269,14 +298,6 @@ impl<'m, C: Card> Session<'m, C> {
                 break;
             }
             reply.tokens += 1;
-            self.tokenizer.decode(self.engine.vram_mut(), token, &mut |bytes| {
-                let bytes = if core::mem::take(&mut strip) {
-                    bytes.strip_prefix(b" ").unwrap_or(bytes)
-                } else {
-                    bytes
-                };
-                text.take(bytes);
-            })?;
             let room = match self.tokens.get_mut(self.len) {
                 Some(slot) => {
                     *slot = token;
@@ -285,12 +306,14 @@ impl<'m, C: Card> Session<'m, C> {
                 }
                 None => false,
             };
-            if text.found {
-                reply.stop = Stop::End;
-                break;
+            let passes_on = row == rows && room && reply.tokens < max_tokens;
+            if self.engine.reads_ahead() && passes_on && self.stop_token != Some(token) {
+                text.say_later(token);
+                continue;
             }
-            if !text.wants_more {
-                reply.stop = Stop::Interrupted;
+            text.say(&self.tokenizer, self.engine.vram_mut(), token)?;
+            if let Some(stop) = text.ended() {
+                reply.stop = stop;
                 break;
             }
             if !room {
@@ -302,22 +325,25 @@ impl<'m, C: Card> Session<'m, C> {
             self.drafter.judge(rows - 1, row, row);
         }
         self.engine.truncate(read);
+        if self.engine.reads_ahead() && text.ended() == Some(Stop::End) {
+            self.stop_token = self.tokens.get(..self.len).and_then(<[u16]>::last).copied();
+        }
         text.flush();
         Ok(reply)
     }
 
     /// Passes over the tape until every token of the sequence has been read, the last of them with up to `most` guesses behind it.
-    /// Says how many rows of logits there are then: one, and one for each guess. `None` if `said`, asked between two passes,
-    /// wants no more.
-    fn read_on(&mut self, most: usize, said: &mut dyn FnMut(&[u8]) -> bool) -> Result<Option<usize>, Error> {
+    /// Says how many rows of logits there are then: one, and one for each guess. What `text` has to say later is said during the last pass; if it wants no
+    /// more then, or between two passes, that may be fewer.
+    fn read_on(&mut self, most: usize, text: &mut Outgoing<'_>) -> Result<usize, Error> {
         let (batch, rows) = (self.engine.plan().batch as usize, self.engine.plan().logits_rows as usize);
         loop {
             let from = self.engine.position() as usize;
             let to = (from + batch).min(self.len);
             if to < self.len {
-                self.engine.forward(self.tokens.get(from..to).unwrap_or(&[]), 1)?;
-                if !said(&[]) {
-                    return Ok(None);
+                self.engine.forward(self.tokens.get(from..to).unwrap_or(&[]), 1, None)?;
+                if !text.ask() {
+                    return Ok(0);
                 }
                 continue;
             }
@@ -327,54 +353,18 @@ impl<'m, C: Card> Session<'m, C> {
                 true => self.drafter.draft(vram, how, self.tokens, (to - from, to), most),
                 false => 0,
             };
-            let mut read = self.engine.forward(self.tokens.get(from..to + drafts).unwrap_or(&[]), drafts + 1);
+            let (tokenizer, ahead) = (self.tokenizer, self.engine.reads_ahead());
+            let mut pass = |drafts| {
+                let tokens = self.tokens.get(from..to + drafts).unwrap_or(&[]);
+                let mut go_on = |vram: &mut Vram<'m, C>| text.go_on(&tokenizer, vram);
+                self.engine.forward(tokens, drafts + 1, if ahead { Some(&mut go_on) } else { None })
+            };
+            let mut read = pass(drafts);
             if drafts > 0 && read.is_err() {
                 // What goes wrong with a guess alone would not have gone wrong without it.
-                read = self.engine.forward(self.tokens.get(from..to).unwrap_or(&[]), 1);
+                read = pass(0);
             }
-            return read.map(Some);
-        }
-    }
-}
-
-/// Text on its way out: holds back what may be the beginning of the stop text.
-struct Outgoing<'a> {
-    stop: &'a [u8],
-    held: [u8; 32],
-    len: usize,
-    said: &'a mut dyn FnMut(&[u8]) -> bool,
-    wants_more: bool,
-    found: bool,
-}
-
-impl Outgoing<'_> {
-    fn take(&mut self, bytes: &[u8]) {
-        if self.stop.is_empty() || self.stop.len() > self.held.len() {
-            self.wants_more &= (self.said)(bytes);
-            return;
-        }
-        for byte in bytes {
-            if self.found {
-                return;
-            }
-            if let Some(slot) = self.held.get_mut(self.len) {
-                *slot = *byte;
-                self.len += 1;
-            }
-            // Let go of bytes from the front until what is held begins the stop text.
-            while !self.stop.starts_with(self.held.get(..self.len).unwrap_or(&[])) {
-                self.wants_more &= (self.said)(self.held.get(..1).unwrap_or(&[]));
-                self.held.copy_within(1..self.len, 0);
-                self.len -= 1;
-            }
-            self.found = self.len == self.stop.len();
-        }
-    }
-
-    /// Says what is held, unless it is the stop text.
-    fn flush(&mut self) {
-        if !self.found && self.len > 0 {
-            (self.said)(self.held.get(..self.len).unwrap_or(&[]));
+            return if ahead { text.fault().map_or(read, Err) } else { read };
         }
     }
 }

@@ -187,23 +187,47 @@ impl Tokenizer {
             out(&[token as u8]);
             return Ok(());
         }
-        let entry = page(vram, self.header.pieces.first + u32::from(token) / ENTRIES_PER_PAGE)?;
-        let at = (u32::from(token) % ENTRIES_PER_PAGE) as usize * 2;
-        let (mut offset, mut left) = (u32_at(entry, at), u32_at(entry, at + 1));
-        let text = self.header.text;
-        let end = u64::from(offset) + u64::from(left);
-        if end > u64::from(text.pages) * PAGE_BYTES as u64 {
-            return Err(TokenizerError::Table("pieces").into());
-        }
+        let (mut offset, mut left) = self.place(vram, token)?;
         while left > 0 {
             let within = offset as usize % PAGE_BYTES;
             let n = (left as usize).min(PAGE_BYTES - within);
-            let bytes = page(vram, text.first + offset / PAGE_BYTES as u32)?;
+            let bytes = page(vram, self.header.text.first + offset / PAGE_BYTES as u32)?;
             out(bytes.get(within..within + n).unwrap_or(&[]));
             offset += n as u32;
             left -= n as u32;
         }
         Ok(())
+    }
+
+    /// Lets the card begin with the page that says where the text of `token` is, which [`Self::decode`] will ask for.
+    pub(crate) fn begin_place<C: Card>(&self, vram: &mut Vram<'_, C>, token: u16) {
+        if self.header.kind != TokenizerKind::Plain {
+            vram.begin_page(
+                CardFile::Tokenizer,
+                self.header.pieces.first + u32::from(token) / ENTRIES_PER_PAGE,
+            );
+        }
+    }
+
+    /// Takes that page, and lets the card begin with the one that the text begins in.
+    pub(crate) fn begin_text<C: Card>(&self, vram: &mut Vram<'_, C>, token: u16) -> Result<(), Error> {
+        if self.header.kind != TokenizerKind::Plain {
+            let (offset, _) = self.place(vram, token)?;
+            vram.begin_page(CardFile::Tokenizer, self.header.text.first + offset / PAGE_BYTES as u32);
+        }
+        Ok(())
+    }
+
+    /// Offset and length of the text of `token`.
+    #[inline]
+    fn place<C: Card>(&self, vram: &mut Vram<'_, C>, token: u16) -> Result<(u32, u32), Error> {
+        let entry = page(vram, self.header.pieces.first + u32::from(token) / ENTRIES_PER_PAGE)?;
+        let at = (u32::from(token) % ENTRIES_PER_PAGE) as usize * 2;
+        let (offset, bytes) = (u32_at(entry, at), u32_at(entry, at + 1));
+        match u64::from(offset) + u64::from(bytes) <= u64::from(self.header.text.pages) * PAGE_BYTES as u64 {
+            true => Ok((offset, bytes)),
+            false => Err(TokenizerError::Table("pieces").into()),
+        }
     }
 
     /// Whether the first piece after the beginning loses its leading space (SentencePiece's dummy prefix).

@@ -9,7 +9,7 @@ use pageformer_card::{Manifest, TensorTable};
 use pageformer_engine::{
     Engine, Error, Needs, Pace, Plan, Request, Session, Speculated, Speculation, kernels,
 };
-use pageformer_vram::{Arena, Card, CardFile, Stats};
+use pageformer_vram::{Arena, Card, Stats};
 
 use crate::boards::{Board, Bus};
 use crate::{Clock, Opened, Processor, Timed, Virtual, Work};
@@ -270,11 +270,7 @@ pub fn predict<'m>(
     let read = Moment::of(&session, &clock, counter);
     let said = (prompt + TYPICAL).min(plan.context) - prompt;
     for at in prompt..prompt + said {
-        session.engine_mut().step(&[token(&manifest, at)])?;
-        // The text of the token that was chosen.
-        let page = at.wrapping_mul(0x9E37_79B1) % needs.tokenizer_pages.max(1);
-        let vram = session.engine_mut().vram_mut();
-        vram.page(CardFile::Tokenizer, page).map_err(|fault| Error::Page(fault, None))?;
+        session.pass(token(&manifest, at))?;
     }
     let decode = Moment::of(&session, &clock, counter).since(&read);
 
