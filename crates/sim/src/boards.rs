@@ -134,7 +134,7 @@ pub const BOARDS: [Board; 6] = [
     Board {
         name: "esp32s3",
         about: "ESP32-S3, internal RAM alone; the second core reads",
-        // 320 KiB are free of the 512; 64 pages of them are the reader's, 16 KiB the stacks'.
+        // 320 KiB are free of the 512; 67 pages of them are the reader's, 16 KiB the stacks'.
         ram: 272 * KIB,
         external: None,
         clock: 240.0,
@@ -188,7 +188,7 @@ pub const BOARDS: [Board; 6] = [
     Board {
         name: "rp2040",
         about: "RP2040: Cortex-M0+, no floating-point unit; the second core reads",
-        // 264 KiB, less the reader's 64 pages and the stacks.
+        // 264 KiB, less the reader's 67 pages and the stacks.
         ram: 208 * KIB,
         external: None,
         clock: 125.0,

@@ -16,6 +16,8 @@ struct Numbered {
     read_ahead: u32,
     /// Runs that were begun: first page and number.
     begun: VecDeque<(u32, u32)>,
+    /// Pages that were announced and not read since.
+    announced: Vec<(CardFile, u32)>,
     /// Runs that were finished, and whether each had been begun.
     finished: (u32, u32),
 }
@@ -28,7 +30,8 @@ fn page_of(file: CardFile, number: u32) -> Page {
 
 impl Numbered {
     fn new(layout: SumLayout, read_ahead: u32) -> Self {
-        Self { layout, read: Vec::new(), read_ahead, begun: VecDeque::new(), finished: (0, 0) }
+        let (read, announced) = (Vec::new(), Vec::new());
+        Self { layout, read, read_ahead, begun: VecDeque::new(), announced, finished: (0, 0) }
     }
 
     fn content(&self, file: CardFile, number: u32) -> Option<Page> {
@@ -74,6 +77,9 @@ impl Card for Numbered {
     }
 
     fn read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
+        if pages.len() == 1 {
+            self.announced.retain(|page| *page != (file, first));
+        }
         for (number, page) in (first..).zip(pages) {
             *page = self.content(file, number).ok_or(ReadError::Truncated)?;
             self.read.push((file, number));
@@ -83,6 +89,10 @@ impl Card for Numbered {
 
     fn read_ahead(&self) -> u32 {
         self.read_ahead
+    }
+
+    fn begin_page(&mut self, file: CardFile, page: u32) {
+        self.announced.push((file, page));
     }
 
     fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
@@ -186,14 +196,18 @@ proptest! {
                 }
                 Ask::Weights(number) => {
                     let number = number % layout.weights_pages;
+                    vram.begin_page(CardFile::Weights, number);
                     prop_assert_eq!(vram.page(CardFile::Weights, number).unwrap(), &page_of(CardFile::Weights, number));
                 }
                 Ask::Tokenizer(number) => {
                     let number = number % tokenizer;
+                    vram.begin_page(CardFile::Tokenizer, number);
                     let page = vram.page(CardFile::Tokenizer, number).unwrap();
                     prop_assert_eq!(page, &page_of(CardFile::Tokenizer, number));
                 }
             }
+            // Only a page that is not in memory is announced.
+            prop_assert!(vram.card().announced.is_empty());
         }
     }
 
