@@ -18,7 +18,7 @@ pub(super) const PACKING: Packing = Packing { window: 16, least: i8::MIN, sparse
 /// Lines of weights from which on a matrix does not come from the near caches, and is asked for ahead.
 const MANY: usize = 8192;
 /// How many lines ahead.
-const AHEAD: usize = 64;
+const AHEAD: usize = 128;
 /// Positions that share weights, as far as registers go.
 const POSITIONS: usize = 4;
 
