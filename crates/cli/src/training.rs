@@ -34,13 +34,14 @@ pub fn ready(output: &Path) -> Result<()> {
     if let Some(parent) = state.parent() {
         fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
     }
-    let new = !state.exists();
-    let cannot = || format!("{}: cannot be written; give another -o", state.display());
-    fs::OpenOptions::new().append(true).create(true).open(&state).with_context(cannot)?;
-    if new {
-        fs::remove_file(&state).with_context(cannot)?;
+    if state.is_dir() {
+        bail!("{} is a folder, and a run's state would go there; give another -o", state.display());
     }
-    Ok(())
+    // Tried under the name that a state is written under first: who ends the program now must not find an empty state.
+    let trial = Trainer::unfinished_checkpoint(&state);
+    let cannot = || format!("{}: cannot be written; give another -o", state.display());
+    fs::OpenOptions::new().append(true).create(true).open(&trial).with_context(cannot)?;
+    fs::remove_file(&trial).with_context(cannot)
 }
 
 /// Writes a trained model with its recipe and loss curve; returns a line about it.

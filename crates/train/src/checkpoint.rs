@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,13 @@ impl State {
 }
 
 impl Trainer {
+    /// The name that a checkpoint at `path` has until it is whole.
+    pub fn unfinished_checkpoint(path: &Path) -> PathBuf {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".unfinished");
+        name.into()
+    }
+
     /// Writes the run's state, first under another name, so that a crash leaves the older checkpoint whole.
     ///
     /// # Errors
@@ -84,9 +91,7 @@ impl Trainer {
         let metadata = HashMap::from([(STATE.to_owned(), state)]);
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| wrong(e.to_string()))?;
 
-        let mut unfinished = path.as_os_str().to_owned();
-        unfinished.push(".unfinished");
-        let unfinished = std::path::PathBuf::from(unfinished);
+        let unfinished = Self::unfinished_checkpoint(path);
         let mut file = fs::File::create(&unfinished).map_err(io)?;
         file.write_all(&bytes).map_err(io)?;
         file.sync_all().map_err(io)?;
