@@ -49,6 +49,7 @@ pub struct Bench {
         value_name = "SHARE",
         default_value_t = 1.0,
         requires = "random",
+        conflicts_with = "path",
         allow_negative_numbers = true
     )]
     density: f64,

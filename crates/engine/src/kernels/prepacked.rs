@@ -25,7 +25,7 @@ use pageformer_card::{CELL_BYTES, MatrixDims};
 use super::Input;
 
 /// How a kernel wants matrices.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packing {
     /// Cells of a window: their activations fill a register.
     pub(super) window: usize,
@@ -70,6 +70,8 @@ pub(super) struct Finish {
 /// A matrix, packed for a kernel by [`Kernel::prepack`](super::Kernel::prepack).
 pub struct Prepacked {
     pub(super) dims: MatrixDims,
+    /// How it is packed; a kernel that wants it otherwise does not multiply.
+    packing: Packing,
     /// Segments and padded inputs.
     inputs: (usize, usize),
     pub(super) parts: Vec<Part>,
@@ -120,6 +122,11 @@ impl Prepacked {
         size_of_val(&self.lines[..]) + size_of_val(&self.finish[..]) + sparse
     }
 
+    /// How it is packed.
+    pub fn packing(&self) -> Packing {
+        self.packing
+    }
+
     /// Registers of weights.
     pub fn lines(&self) -> usize {
         self.lines.len()
@@ -140,12 +147,15 @@ impl Prepacked {
     #[inline(always)]
     pub(crate) fn fits(&self, parts: &Range<usize>, x: &Input<'_>, y: &[f32], y_stride: usize) -> bool {
         let ((segments, stride), outputs) = (self.inputs, self.outputs(parts.clone()).len());
-        x.batch > 0
-            && parts.end <= self.parts.len()
-            && x.values.len() >= x.batch * stride
-            && x.scales.len() >= x.batch * segments
-            && outputs <= y_stride
-            && y.len() >= (x.batch - 1) * y_stride + outputs
+        let long_enough = || {
+            let y_used = x.batch.checked_sub(1)?.checked_mul(y_stride)?.checked_add(outputs)?;
+            Some(
+                x.batch.checked_mul(stride)? <= x.values.len()
+                    && x.batch.checked_mul(segments)? <= x.scales.len()
+                    && y_used <= y.len(),
+            )
+        };
+        parts.end <= self.parts.len() && outputs <= y_stride && long_enough() == Some(true)
     }
 
     /// `x` in pieces of so many positions; the last may have fewer.
@@ -161,8 +171,8 @@ impl Prepacked {
         values.zip(scales).zip(batches).map(|((values, scales), batch)| Input { values, scales, batch })
     }
 
-    /// Calls `job` for each of `parts` and at most `positions` positions at once. False, and nothing is done, if `x` or `y`, which is
-    /// `(batch, y_stride)`, is too short.
+    /// Calls `job` for each of `parts` and at most `positions` positions at once. False, and nothing is done, if the matrix is packed otherwise than `packing`, or
+    /// if `x` or `y`, which is `(batch, y_stride)`, is too short.
     #[inline(always)]
     pub(super) fn jobs(
         &self,
@@ -170,10 +180,10 @@ impl Prepacked {
         x: Input<'_>,
         y: &mut [f32],
         y_stride: usize,
-        positions: usize,
+        (packing, positions): (Packing, usize),
         mut job: impl FnMut(&Job<'_>),
     ) -> bool {
-        if !self.fits(&parts, &x, y, y_stride) {
+        if packing != self.packing || !self.fits(&parts, &x, y, y_stride) {
             return false;
         }
         let (segments, stride) = self.inputs;

@@ -38,6 +38,9 @@ fn tiles(dims: &MatrixDims, density: u32, seed: u64) -> Vec<(TileRecord, Vec<u8>
                 1 => bits() & bits(),
                 2 => bits(),
                 3 => bits() | bits(),
+                // One cell, or few that are far from each other.
+                6 => [1, 1 << 63, 0x0101_0101_0101_0101 << (bits() % 8), 0x8000_4000_2000_1001]
+                    [(bits() % 4) as usize],
                 _ => u64::MAX,
             } & dims.full_mask(tile % dims.segments());
             let cells = (0..mask.count_ones() * 16).map(|_| bits() as u8).collect();
@@ -110,7 +113,7 @@ proptest! {
     fn prepacked_matrices_agree(
         outputs in prop_oneof![1u32..70, 250u32..600],
         inputs in prop_oneof![1u32..70, 1u32..800],
-        density in 0u32..6,
+        density in 0u32..7,
         batch in 1usize..10,
         damaged in any::<bool>(),
         far_away in any::<bool>(),
@@ -160,6 +163,11 @@ proptest! {
             }
             prop_assert!(bits(&y) == bits(&want), "{}: parts give {:?} instead of {:?}", name, y, want);
 
+            // Sizes that no memory has.
+            for (batch, stride) in [(9, 1 << 61), (1 << 62, outputs), (usize::MAX, 1)] {
+                let huge = Input { batch, ..input };
+                prop_assert!(!kernel.compute().multiply_prepacked(&packed, 0..packed.parts(), huge, &mut y, stride));
+            }
             // Too little of anything, or pages that hold something else.
             let short = Input { values: &input.values[1..], ..input };
             prop_assert!(!kernel.compute().multiply_prepacked(&packed, 0..packed.parts(), short, &mut y, outputs));

@@ -25,7 +25,7 @@ pub(crate) fn multiply(
     if let Some(team) = team
         && matrix.lines() * x.batch >= LEAST
     {
-        if !matrix.fits(&(0..matrix.parts()), &x, y, stride) {
+        if compute.packing() != Some(matrix.packing()) || !matrix.fits(&(0..matrix.parts()), &x, y, stride) {
             return false;
         }
         let y = &mut y[..x.batch * stride];

@@ -37,7 +37,7 @@ pub(super) fn multiply<S: Sums>(
     y: &mut [f32],
     y_stride: usize,
 ) -> bool {
-    packed.jobs(parts, x, y, y_stride, 2, |job| {
+    packed.jobs(parts, x, y, y_stride, (packing::<S>(), 2), |job| {
         // SAFETY: a job has as many positions as it says.
         unsafe {
             match (job.positions, &packed.sparse) {

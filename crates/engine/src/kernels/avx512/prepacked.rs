@@ -16,7 +16,7 @@ use crate::kernels::prepacked::{
 pub(super) const PACKING: Packing = Packing { window: 16, least: i8::MIN, sparse: 80 };
 
 /// Lines of weights from which on a matrix does not come from the near caches, and is asked for ahead.
-const MANY: usize = 8192;
+const MANY: usize = if cfg!(test) { 100 } else { 8192 };
 /// How many lines ahead.
 const AHEAD: usize = 128;
 /// Positions that share weights, as far as registers go.
@@ -31,7 +31,7 @@ pub(super) fn multiply(
     y: &mut [f32],
     y_stride: usize,
 ) -> bool {
-    packed.jobs(parts, x, y, y_stride, POSITIONS, |job| {
+    packed.jobs(parts, x, y, y_stride, (PACKING, POSITIONS), |job| {
         // SAFETY: a job has as many positions as it says.
         unsafe {
             match (job.positions, &packed.sparse) {

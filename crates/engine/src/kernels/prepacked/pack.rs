@@ -2,10 +2,12 @@
 
 use alloc::vec::Vec;
 
-use pageformer_card::matrix::{TILE_OUTPUTS, TileRecord};
+use pageformer_card::matrix::{TILE_OUTPUTS, TILES_PER_GROUP, TileRecord};
 use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page};
 
-use super::{BUNDLE, Finish, LANES, Line, OUTPUTS, PART, PART_ROWS, PLACE_BITS, Part, Prepacked, Sparse};
+use super::{
+    BUNDLE, Finish, LANES, Line, OUTPUTS, PART, PART_ROWS, PLACE_BITS, Packing, Part, Prepacked, Sparse,
+};
 use crate::kernels::Kernel;
 
 /// Percent of lines up to which a sparse matrix takes less time, when the model is larger than the caches: then, bytes are what takes time.
@@ -37,19 +39,20 @@ impl Prepacked {
         }
         let kept: usize = tiles.iter().map(|tile| tile.cells.len()).sum();
         if (kept as u64) < dims.cells() {
-            let sparse = Self::sparse(packing.window, dims, &tiles);
+            let sparse = Self::sparse(packing, dims, &tiles);
             let all = dims.row_blocks().div_ceil(LANES as u32) * (dims.padded_inputs() / 4);
             let most = if far_away { SPARSE_FAR_AWAY } else { packing.sparse };
             if sparse.lines.len() * 100 <= all as usize * most {
                 return Some(sparse);
             }
         }
-        Some(Self::dense(dims, &tiles))
+        Some(Self::dense(packing, dims, &tiles))
     }
 
-    fn empty(dims: &MatrixDims) -> Self {
+    fn empty(packing: Packing, dims: &MatrixDims) -> Self {
         Self {
             dims: *dims,
+            packing,
             inputs: (dims.segments() as usize, dims.padded_inputs() as usize),
             parts: Vec::new(),
             lines: Vec::new(),
@@ -63,8 +66,8 @@ impl Prepacked {
         self.parts.push(Part { groups, line, window, finish, group });
     }
 
-    fn dense(dims: &MatrixDims, tiles: &[Tile<'_>]) -> Self {
-        let mut packed = Self::empty(dims);
+    fn dense(packing: Packing, dims: &MatrixDims, tiles: &[Tile<'_>]) -> Self {
+        let mut packed = Self::empty(packing, dims);
         let (segments, row_blocks) = (dims.segments() as usize, dims.row_blocks() as usize);
         let all = row_blocks.div_ceil(LANES);
         packed.lines.reserve_exact(all * dims.padded_inputs() as usize / 4);
@@ -95,8 +98,8 @@ impl Prepacked {
         packed
     }
 
-    fn sparse(window: usize, dims: &MatrixDims, tiles: &[Tile<'_>]) -> Self {
-        let mut packed = Self::empty(dims);
+    fn sparse(packing: Packing, dims: &MatrixDims, tiles: &[Tile<'_>]) -> Self {
+        let mut packed = Self::empty(packing, dims);
         let mut sparse = Sparse::default();
         let (segments, row_blocks) = (dims.segments() as usize, dims.row_blocks() as usize);
         for first in (0..row_blocks).step_by(PART_ROWS) {
@@ -108,7 +111,7 @@ impl Prepacked {
             for segment in 0..segments {
                 for lanes in order.chunks(LANES) {
                     let tile = |lane| lanes.get(lane).and_then(|at: &usize| row(*at).get(segment));
-                    packed.lines_of(window, [0, 1, 2, 3].map(tile), &mut sparse);
+                    packed.lines_of(packing.window, [0, 1, 2, 3].map(tile), &mut sparse);
                 }
             }
             for lanes in order.chunks(LANES) {
@@ -179,6 +182,11 @@ fn tiles<'a>(kernel: Kernel, dims: &MatrixDims, mut pages: &'a [Page]) -> Option
         let (mut cells, _) = here.as_flattened().as_chunks();
         for at in 0..dims.tiles_in_group(group) as usize {
             let record = TileRecord::read(masks, at);
+            // Kernels rely on it, not only on `kept_cells`.
+            let segment = (group * TILES_PER_GROUP as u32 + at as u32) % dims.segments();
+            if record.mask & !dims.full_mask(segment) != 0 {
+                return None;
+            }
             let (own, others) = cells.split_at_checked(record.mask.count_ones() as usize)?;
             tiles.push(Tile { record, cells: own });
             cells = others;
