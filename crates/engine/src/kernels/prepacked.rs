@@ -10,6 +10,7 @@
 //!   Row-blocks that keep about as many cells go together.
 //!
 //! What is packed gives the same bits: sums of integers are exact, and the scales, one for each tile, are applied as everywhere.
+// Elsewhere no kernel wants matrices packed, but the types are there for whoever implements [`super::Compute`].
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 #![allow(unsafe_code)]
 
@@ -228,7 +229,32 @@ pub(super) struct Job<'a> {
     pub positions: usize,
 }
 
+/// Where a part of a sparse matrix begins.
+pub(super) struct Cursor<'a> {
+    pub lines: *const Line,
+    pub finish: *const Finish,
+    pub places: *const u32,
+    pub windows: *const u8,
+    pub pairs: *const u16,
+    /// Row-blocks of each group's lanes.
+    pub rows: &'a [[u32; LANES]],
+}
+
 impl Job<'_> {
+    /// The beginning of the part, of which `kept` is known.
+    #[inline(always)]
+    pub fn cursor<'a>(&self, kept: &'a Sparse) -> Cursor<'a> {
+        let Part { groups, line, window, finish, group } = *self.part;
+        Cursor {
+            lines: self.packed.lines.as_ptr().wrapping_add(line),
+            finish: self.packed.finish.as_ptr().wrapping_add(finish),
+            places: kept.places.as_ptr().wrapping_add(line / 2),
+            windows: kept.windows.as_ptr().wrapping_add(window),
+            pairs: kept.pairs.as_ptr().wrapping_add(finish),
+            rows: kept.rows.get(group..group + groups).unwrap_or(&[]),
+        }
+    }
+
     /// Four outputs of a row-block at position `b`, if there is one.
     #[inline(always)]
     pub fn outputs_of(&self, b: usize, row: u32) -> Option<*mut f32> {
@@ -266,12 +292,6 @@ impl<const B: usize> Segment<B> {
             to[inputs..inputs + 64].fill(MaybeUninit::new(0));
         }
         inputs
-    }
-
-    /// Where the inputs of position `b` go.
-    #[inline(always)]
-    pub fn to(&mut self, b: usize) -> *mut u8 {
-        self.0.as_mut_ptr().wrapping_add(b).cast()
     }
 
     /// What was loaded at position `b`, from input `input` on.

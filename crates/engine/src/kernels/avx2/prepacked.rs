@@ -12,7 +12,7 @@ use pageformer_card::matrix::TILE_OUTPUTS;
 use super::sums::Sums;
 use crate::kernels::Input;
 use crate::kernels::prepacked::{
-    BUNDLE, Finish, Job, LANES, Line, OUTPUTS, PART, PLACE_BITS, Packing, Prepacked, Segment, Sparse,
+    BUNDLE, Cursor, Finish, Job, LANES, Line, OUTPUTS, PART, PLACE_BITS, Packing, Prepacked, Segment, Sparse,
 };
 
 /// How these kernels want matrices. A weight of −128 has no negative.
@@ -183,13 +183,8 @@ fn fours(eight: __m256) -> [__m128; 2] {
 #[inline(never)]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
 unsafe fn sparse<S: Sums, const B: usize>(job: &Job<'_>, kept: &Sparse) {
-    let (packed, part, segments) = (job.packed, job.part, job.segments);
-    let mut lines = packed.lines.as_ptr().wrapping_add(part.line);
-    let mut finish = packed.finish.as_ptr().wrapping_add(part.finish);
-    let mut places = kept.places.as_ptr().wrapping_add(part.line / 2);
-    let mut windows = kept.windows.as_ptr().wrapping_add(part.window);
-    let mut pairs = kept.pairs.as_ptr().wrapping_add(part.finish);
-    let rows = kept.rows.get(part.group..part.group + part.groups).unwrap_or(&[]);
+    let segments = job.segments;
+    let Cursor { mut lines, mut finish, mut places, mut windows, mut pairs, rows } = job.cursor(kept);
     let mut x = Segment::<B>::EMPTY;
     // Products so far, in the order of the lanes.
     let mut y = [[const { [MaybeUninit::<__m256>::uninit(); HALVES] }; PART]; B];

@@ -4,12 +4,11 @@ use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 
-use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS};
+use pageformer_card::matrix::TILE_OUTPUTS;
 
-use super::rows::{REGISTER, flip};
 use crate::kernels::Input;
 use crate::kernels::prepacked::{
-    BUNDLE, Finish, Job, LANES, Line, OUTPUTS, PART, PLACE_BITS, Packing, Prepacked, Segment, Sparse,
+    BUNDLE, Cursor, Finish, Job, LANES, Line, OUTPUTS, PART, PLACE_BITS, Packing, Prepacked, Segment, Sparse,
 };
 
 /// How this kernel wants matrices.
@@ -59,7 +58,7 @@ unsafe fn dense<const B: usize>(job: &Job<'_>) {
     let mut finish = packed.finish.as_ptr().wrapping_add(job.part.finish);
     let mut x = Segment::<B>::EMPTY;
     for segment in 0..job.segments {
-        let cells = load(job, segment, &mut x) / 4;
+        let cells = x.load(job, segment, 0x80) / 4;
         for first in (0..groups).step_by(BUNDLE) {
             let at = (segment, first, cells);
             // SAFETY: a part has a line for each of its groups and cells, a finish for each group and segment.
@@ -75,32 +74,6 @@ unsafe fn dense<const B: usize>(job: &Job<'_>) {
             finish = finish.wrapping_add(done);
         }
     }
-}
-
-/// The inputs of a segment as `x + 128`; says how many they are.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
-fn load<const B: usize>(job: &Job<'_>, segment: usize, x: &mut Segment<B>) -> usize {
-    let from = segment * TILE_INPUTS;
-    let inputs = (job.stride - from).min(TILE_INPUTS);
-    let flip = flip();
-    for b in 0..B {
-        // SAFETY: the job has these activations.
-        let values =
-            unsafe { core::slice::from_raw_parts(job.values.wrapping_add(b * job.stride + from), inputs) };
-        let to = x.to(b);
-        for (at, values) in (0..).step_by(REGISTER).zip(values.chunks(REGISTER)) {
-            let here = u64::MAX >> (REGISTER - values.len());
-            // SAFETY: what the mask says is read; there is room for whole registers, and for one more.
-            unsafe {
-                let values = _mm512_xor_si512(_mm512_maskz_loadu_epi8(here, values.as_ptr()), flip);
-                _mm512_store_si512(to.add(at).cast(), values);
-            }
-        }
-        // SAFETY: as above.
-        unsafe { _mm512_storeu_si512(to.add(inputs).cast(), flip) };
-    }
-    inputs
 }
 
 /// `G` groups side by side, from the `first` of the part on, in a segment of `cells` cells.
@@ -155,18 +128,13 @@ unsafe fn bundle<const B: usize, const G: usize>(
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
 unsafe fn sparse<const B: usize, const FAR: bool>(job: &Job<'_>, kept: &Sparse) {
-    let (packed, part, segments) = (job.packed, job.part, job.segments);
-    let mut lines = packed.lines.as_ptr().wrapping_add(part.line);
-    let mut finish = packed.finish.as_ptr().wrapping_add(part.finish);
-    let mut places = kept.places.as_ptr().wrapping_add(part.line / 2);
-    let mut windows = kept.windows.as_ptr().wrapping_add(part.window);
-    let mut pairs = kept.pairs.as_ptr().wrapping_add(part.finish);
-    let rows = kept.rows.get(part.group..part.group + part.groups).unwrap_or(&[]);
+    let segments = job.segments;
+    let Cursor { mut lines, mut finish, mut places, mut windows, mut pairs, rows } = job.cursor(kept);
     let mut x = Segment::<B>::EMPTY;
     // Products so far, in the order of the lanes.
     let mut y = [[const { MaybeUninit::<__m512>::uninit() }; PART]; B];
     for segment in 0..segments {
-        load(job, segment, &mut x);
+        x.load(job, segment, 0x80);
         for (group, rows) in rows.iter().enumerate() {
             // SAFETY: a part has at most `PART` groups, and for each and each segment a finish and a number of pairs; as many pairs of
             // lines and places; and a window for each two of these. Windows begin in their segment. `y` is written in the first segment.
