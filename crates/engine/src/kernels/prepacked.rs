@@ -5,9 +5,21 @@
 //!
 //! - **Dense**: the four cells have the same inputs. Up to four such groups of 16 outputs lie side by side, so that all meet an
 //!   activation that is loaded once.
-//! - **Sparse**: each row-block goes through its own kept cells, whatever the others keep, by two registers at a time. What these four times two
+//! - **Sparse**: each row-block goes through its own kept cells, whatever the others keep, four at a *step*. What a step's four times four
 //!   cells need is within a *window* of 16 or 8 cells, which begins where the row-block is that has come least far; *places* say where in it.
-//!   Row-blocks that keep about as many cells go together.
+//!   One permutation brings a step's activations together, four different ones in each lane; so the four lines of a step have their
+//!   outputs turned against each other, and their sums, which are kept apart, are turned back when all is added up:
+//!
+//!   ```text
+//!   a lane's activations   x of cell 0    x of cell 1    x of cell 2    x of cell 3
+//!   line 0, weights of     0, output 0    1, output 1    2, output 2    3, output 3
+//!   line 1                 0, output 1    1, output 0    2, output 3    3, output 2
+//!   line 2                 0, output 2    1, output 3    2, output 0    3, output 1
+//!   line 3                 0, output 3    1, output 2    2, output 1    3, output 0
+//!   ```
+//!
+//!   Where two cells are left, the last step has the first two of these lines, and each cell twice. Row-blocks that keep about as many
+//!   cells go together.
 //!
 //! What is packed gives the same bits: sums of integers are exact, and the scales, one for each tile, are applied as everywhere.
 // Elsewhere no kernel wants matrices packed, but the types are there for whoever implements [`super::Compute`].
@@ -46,8 +58,12 @@ pub(super) const BUNDLE: usize = 4;
 pub(super) const PART: usize = 16;
 /// Row-blocks of a part.
 const PART_ROWS: usize = PART * LANES;
+/// Lines of a step, and cells of a lane that it takes.
+pub(super) const STEP: usize = 4;
+/// Lines of a last step that has no more than so many cells of a lane.
+pub(super) const LAST: usize = 2;
 /// Bits of a place: which of the window's cells.
-pub(super) const PLACE_BITS: u32 = 4;
+const PLACE_BITS: usize = 4;
 
 /// Weights of a register: `[lane][output][input]`.
 #[derive(Clone, Copy)]
@@ -76,7 +92,7 @@ pub struct Prepacked {
     /// Segments and padded inputs.
     inputs: (usize, usize),
     pub(super) parts: Vec<Part>,
-    /// For each part, segment and group: pairs of lines. Dense: for each part, segment, bundle and cell, a line for each group.
+    /// For each part, segment and group, the lines of its steps. Dense: for each part, segment, bundle and cell, a line for each group.
     pub(super) lines: Vec<Line>,
     /// For each part, segment and group.
     pub(super) finish: Vec<Finish>,
@@ -88,11 +104,11 @@ pub struct Prepacked {
 #[derive(Clone, Copy)]
 pub(super) struct Part {
     pub groups: usize,
-    /// In `lines`; in `places`, half of it.
+    /// In `lines`.
     pub line: usize,
-    /// In `windows`.
-    pub window: usize,
-    /// In `finish` and `pairs`.
+    /// In `windows` and `places`.
+    pub step: usize,
+    /// In `finish` and `counts`.
     pub finish: usize,
     /// In `rows`.
     pub group: usize,
@@ -101,14 +117,14 @@ pub(super) struct Part {
 /// What is known of kept cells.
 #[derive(Default)]
 pub(super) struct Sparse {
-    /// For each four lines, or the last two, the first cell of the window, counted within the segment.
+    /// For each step, the first cell of the window, counted within the segment.
     pub windows: Vec<u8>,
-    /// For each pair of lines, each line and each lane, [`PLACE_BITS`], from the lowest on.
-    pub places: Vec<u32>,
-    /// Pairs of lines of each part, segment and group.
-    pub pairs: Vec<u16>,
-    /// For each group, the row-blocks of its lanes, counted within the part.
-    pub rows: Vec<[u32; LANES]>,
+    /// For each step, [`places`] in the window.
+    pub places: Vec<u64>,
+    /// Lines of each part, segment and group: [`STEP`] for each step, but [`LAST`] for the last one if that is enough.
+    pub counts: Vec<u16>,
+    /// For each group, the row-blocks of its lanes, counted within the part. Where a group has fewer, the last one is there again.
+    pub rows: Vec<[u16; LANES]>,
 }
 
 impl Prepacked {
@@ -117,7 +133,7 @@ impl Prepacked {
         let sparse = self.sparse.as_ref().map_or(0, |sparse| {
             size_of_val(&sparse.windows[..])
                 + size_of_val(&sparse.places[..])
-                + size_of_val(&sparse.pairs[..])
+                + size_of_val(&sparse.counts[..])
                 + size_of_val(&sparse.rows[..])
         });
         size_of_val(&self.lines[..]) + size_of_val(&self.finish[..]) + sparse
@@ -233,35 +249,48 @@ pub(super) struct Job<'a> {
 pub(super) struct Cursor<'a> {
     pub lines: *const Line,
     pub finish: *const Finish,
-    pub places: *const u32,
+    pub places: *const u64,
     pub windows: *const u8,
-    pub pairs: *const u16,
+    pub counts: *const u16,
     /// Row-blocks of each group's lanes.
-    pub rows: &'a [[u32; LANES]],
+    pub rows: &'a [[u16; LANES]],
 }
 
 impl Job<'_> {
     /// The beginning of the part, of which `kept` is known.
     #[inline(always)]
     pub fn cursor<'a>(&self, kept: &'a Sparse) -> Cursor<'a> {
-        let Part { groups, line, window, finish, group } = *self.part;
+        let Part { groups, line, step, finish, group } = *self.part;
         Cursor {
             lines: self.packed.lines.as_ptr().wrapping_add(line),
             finish: self.packed.finish.as_ptr().wrapping_add(finish),
-            places: kept.places.as_ptr().wrapping_add(line / 2),
-            windows: kept.windows.as_ptr().wrapping_add(window),
-            pairs: kept.pairs.as_ptr().wrapping_add(finish),
+            places: kept.places.as_ptr().wrapping_add(step),
+            windows: kept.windows.as_ptr().wrapping_add(step),
+            counts: kept.counts.as_ptr().wrapping_add(finish),
             rows: kept.rows.get(group..group + groups).unwrap_or(&[]),
         }
     }
 
-    /// Four outputs of a row-block at position `b`, if there is one.
+    /// Four outputs of a row-block at position `b`.
     #[inline(always)]
-    pub fn outputs_of(&self, b: usize, row: u32) -> Option<*mut f32> {
-        let output = row as usize * TILE_OUTPUTS;
-        (output < self.outputs).then(|| self.y.wrapping_add(b * self.y_stride + output))
+    pub fn outputs_of(&self, b: usize, row: u16) -> *mut f32 {
+        self.y.wrapping_add(b * self.y_stride + usize::from(row) * TILE_OUTPUTS)
     }
 }
+
+/// How far to the right a step's places, of which two fit each of 64 bits' halves once, must go for each activation of a register.
+#[repr(C, align(64))]
+pub(super) struct Shifts(pub [i32; OUTPUTS]);
+
+pub(super) static SHIFTS: Shifts = {
+    let mut shifts = [0; OUTPUTS];
+    let mut i = 0;
+    while i < OUTPUTS {
+        shifts[i] = (i / 2 * PLACE_BITS) as i32;
+        i += 1;
+    }
+    Shifts(shifts)
+};
 
 /// Activations of a segment at `B` positions, and a window behind them, where they meet no weights.
 #[repr(C, align(64))]

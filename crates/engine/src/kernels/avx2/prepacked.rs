@@ -7,18 +7,19 @@ use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 
-use pageformer_card::matrix::TILE_OUTPUTS;
-
 use super::sums::Sums;
 use crate::kernels::Input;
 use crate::kernels::prepacked::{
-    BUNDLE, Cursor, Finish, Job, LANES, Line, OUTPUTS, PART, PLACE_BITS, Packing, Prepacked, Segment, Sparse,
+    BUNDLE, Cursor, Finish, Job, LANES, LAST, Line, OUTPUTS, PART, Packing, Prepacked, SHIFTS, STEP, Segment, Sparse,
 };
 
 /// How these kernels want matrices. A weight of −128 has no negative.
 pub(super) const fn packing<S: Sums>() -> Packing {
-    Packing { window: 8, least: -127, sparse: 70 }
+    Packing { window: 16, least: -127, sparse: 70 }
 }
+
+/// Inputs of a window.
+const WINDOW: usize = 64;
 
 /// What activations are flipped by.
 const fn flip<S: Sums>() -> u8 {
@@ -43,8 +44,9 @@ pub(super) fn multiply<S: Sums>(
             match (job.positions, &packed.sparse) {
                 (1, None) => dense::<S, 1>(job),
                 (_, None) => dense::<S, 2>(job),
-                (1, Some(kept)) => sparse::<S, 1>(job, kept),
-                (_, Some(kept)) => sparse::<S, 2>(job, kept),
+                (1, Some(kept)) if job.stride <= WINDOW => sparse::<S, 1, true>(job, kept),
+                (1, Some(kept)) => sparse::<S, 1, false>(job, kept),
+                (_, Some(kept)) => sparse::<S, 2, false>(job, kept),
             }
         }
     })
@@ -61,6 +63,9 @@ unsafe fn dense<S: Sums, const B: usize>(job: &Job<'_>) {
     let mut x = Segment::<B>::EMPTY;
     for segment in 0..job.segments {
         let cells = x.load(job, segment, flip::<S>()) / 4;
+        // SAFETY: the segment's activations, and zeros behind them.
+        let negatives = core::array::from_fn(|b| unsafe { negatives::<S>(x.from(b, 0), cells) });
+        let x = (&x, &negatives);
         for bundle in (0..groups).step_by(BUNDLE) {
             let side_by_side = (groups - bundle).min(BUNDLE);
             // Two groups at once, as registers go.
@@ -70,8 +75,8 @@ unsafe fn dense<S: Sums, const B: usize>(job: &Job<'_>) {
                 // SAFETY: a part has a line for each of its groups and cells, a finish for each group and segment.
                 unsafe {
                     match side_by_side - first {
-                        1 => bundle_of::<S, B, 1>(job, at, &x, (lines, side_by_side), finish),
-                        _ => bundle_of::<S, B, 2>(job, at, &x, (lines, side_by_side), finish),
+                        1 => bundle_of::<S, B, 1>(job, at, x, (lines, side_by_side), finish),
+                        _ => bundle_of::<S, B, 2>(job, at, x, (lines, side_by_side), finish),
                     }
                 }
                 finish = finish.wrapping_add((side_by_side - first).min(2));
@@ -90,23 +95,26 @@ unsafe fn dense<S: Sums, const B: usize>(job: &Job<'_>) {
 unsafe fn bundle_of<S: Sums, const B: usize, const G: usize>(
     job: &Job<'_>,
     (segment, first, cells): (usize, usize, usize),
-    x: &Segment<B>,
+    (x, negatives): (&Segment<B>, &[__m256i; B]),
     (mut lines, stride): (*const Line, usize),
     finish: *const Finish,
 ) {
     // SAFETY: the caller's word; a segment has at most as many cells as `x` has room for.
     unsafe {
-        let mut sums: [[[__m256i; HALVES]; G]; B] =
-            [core::array::from_fn(|group| starts::<S>(finish.wrapping_add(group))); B];
+        let mut sums: [[[__m256i; HALVES]; G]; B] = core::array::from_fn(|b| {
+            core::array::from_fn(|group| {
+                if S::ANY { starts::<S>(finish.wrapping_add(group)) } else { [negatives[b]; HALVES] }
+            })
+        });
         for cell in 0..cells {
             for (b, sums) in sums.iter_mut().enumerate() {
                 let x = _mm256_set1_epi32(x.from(b, cell * 4).cast::<i32>().read_unaligned());
-                let magnitude = if S::ANY { x } else { _mm256_abs_epi8(x) };
+                let (magnitude, negative) = if S::ANY { (x, x) } else { (_mm256_abs_epi8(x), _mm256_cmpgt_epi8(_mm256_setzero_si256(), x)) };
                 for (group, sums) in sums.iter_mut().enumerate() {
                     for (half, sum) in sums.iter_mut().enumerate() {
                         let weights = lines.wrapping_add(group).cast::<__m256i>().wrapping_add(half);
                         let weights = _mm256_load_si256(weights);
-                        let signed = if S::ANY { weights } else { _mm256_sign_epi8(weights, x) };
+                        let signed = if S::ANY { weights } else { _mm256_xor_si256(weights, negative) };
                         *sum = S::add_bytes(*sum, magnitude, signed);
                     }
                 }
@@ -141,6 +149,28 @@ unsafe fn bundle_of<S: Sums, const B: usize, const G: usize>(
     }
 }
 
+/// What all the negative activations of a segment of `cells` cells come to, without their sign, in each of eight sums.
+///
+/// # Safety
+/// AVX2; the activations, and zeros up to a whole register.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,popcnt")]
+unsafe fn negatives<S: Sums>(x: *const u8, cells: usize) -> __m256i {
+    let zero = _mm256_setzero_si256();
+    let mut sums = zero;
+    if S::ANY {
+        return zero;
+    }
+    for at in 0..cells.div_ceil(8) {
+        // SAFETY: the caller's word.
+        let x = unsafe { _mm256_loadu_si256(x.wrapping_add(at * 32).cast()) };
+        let negative = _mm256_and_si256(_mm256_abs_epi8(x), _mm256_cmpgt_epi8(zero, x));
+        sums = _mm256_add_epi64(sums, _mm256_sad_epu8(negative, zero));
+    }
+    let two = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+    _mm256_broadcastd_epi32(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two)))
+}
+
 /// Where a group's sums begin.
 ///
 /// # Safety
@@ -172,111 +202,105 @@ unsafe fn products(x_scale: f32, finish: *const Finish, sums: [__m256i; HALVES])
     })
 }
 
-#[inline]
-#[target_feature(enable = "avx2,bmi1,popcnt")]
-fn fours(eight: __m256) -> [__m128; 2] {
-    [_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight)]
-}
-
+/// `ONE`: there is one window only.
+///
 /// # Safety
 /// AVX2; the job has `B` positions.
 #[inline(never)]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-unsafe fn sparse<S: Sums, const B: usize>(job: &Job<'_>, kept: &Sparse) {
-    let segments = job.segments;
-    let Cursor { mut lines, mut finish, mut places, mut windows, mut pairs, rows } = job.cursor(kept);
+unsafe fn sparse<S: Sums, const B: usize, const ONE: bool>(job: &Job<'_>, kept: &Sparse) {
+    let segments = if ONE { 1 } else { job.segments };
+    let Cursor { mut lines, mut finish, mut places, mut windows, mut counts, rows } = job.cursor(kept);
     let mut x = Segment::<B>::EMPTY;
     // Products so far, in the order of the lanes.
     let mut y = [[const { [MaybeUninit::<__m256>::uninit(); HALVES] }; PART]; B];
     for segment in 0..segments {
         x.load(job, segment, flip::<S>());
         for (group, rows) in rows.iter().enumerate() {
-            // SAFETY: a part has at most `PART` groups, and for each and each segment a finish and a number of pairs; as many pairs of
-            // lines and places; and a window for each two of these. Windows begin in their segment. `y` is written in the first segment.
+            // SAFETY: a part has at most `PART` groups, and for each and each segment a finish and a number of lines; as many lines, and a window
+            // and places for each step of these. Windows begin in their segment. `y` is written in the first segment.
             unsafe {
-                let mut sums = [starts::<S>(finish); B];
-                let mut left = *pairs;
-                while left > 0 {
-                    let input = *windows as usize * 4;
-                    let x: [__m256i; B] =
-                        core::array::from_fn(|b| _mm256_loadu_si256(x.from(b, input).cast()));
-                    for _ in 0..left.min(2) {
-                        pair::<S, B>(lines, *places, &x, &mut sums);
-                        lines = lines.wrapping_add(2);
+                let count = usize::from(*counts);
+                // One position after the other, as registers go: the weights are near the second time.
+                for (b, y) in y.iter_mut().enumerate() {
+                    let mut sums = starts::<S>(finish).map(|start| {
+                        let mut sums = [_mm256_setzero_si256(); STEP];
+                        sums[0] = start;
+                        sums
+                    });
+                    let (mut lines, mut places, mut windows) = (lines, places, windows);
+                    let mut next = || {
+                        let input = if ONE { 0 } else { usize::from(*windows) * 4 };
+                        let (low, high) = (_mm256_loadu_si256(x.from(b, input).cast()), _mm256_loadu_si256(x.from(b, input + 32).cast()));
+                        let both = _mm256_set1_epi64x(*places as i64);
+                        windows = windows.wrapping_add(1);
                         places = places.wrapping_add(1);
+                        core::array::from_fn(|half| {
+                            let shifts = _mm256_load_si256(SHIFTS.0.as_ptr().cast::<__m256i>().add(half));
+                            let place = _mm256_srlv_epi32(both, shifts);
+                            let low = _mm256_permutevar8x32_epi32(low, place);
+                            let high = _mm256_permutevar8x32_epi32(high, place);
+                            let is_high = _mm256_slli_epi32::<28>(place);
+                            _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high), _mm256_castsi256_ps(is_high)))
+                        })
+                    };
+                    for _ in 0..count / STEP {
+                        step::<S, STEP>(&mut lines, next(), &mut sums);
                     }
-                    left = left.saturating_sub(2);
-                    windows = windows.wrapping_add(1);
-                }
-                for (b, (y, sums)) in y.iter_mut().zip(sums).enumerate() {
-                    let products = products(*job.scales.wrapping_add(b * segments + segment), finish, sums);
-                    for (half, (y, product)) in
-                        y.get_unchecked_mut(group).iter_mut().zip(products).enumerate()
-                    {
-                        let y = y.write(if segment == 0 {
-                            product
-                        } else {
-                            _mm256_add_ps(y.assume_init(), product)
-                        });
+                    if count % STEP > 0 {
+                        step::<S, LAST>(&mut lines, next(), &mut sums);
+                    }
+                    let x_scale = *job.scales.wrapping_add(b * segments + segment);
+                    let products = products(x_scale, finish, sums.map(|sums| turned_back(sums)));
+                    let y = y.get_unchecked_mut(group);
+                    for (half, (y, product)) in y.iter_mut().zip(products).enumerate() {
+                        let y = y.write(if segment == 0 { product } else { _mm256_add_ps(y.assume_init(), product) });
                         if segment + 1 == segments {
-                            for (row, y) in rows.iter().skip(half * LANES / HALVES).zip(fours(*y)) {
-                                if let Some(outputs) = job.outputs_of(b, *row) {
-                                    _mm_storeu_ps(outputs, y);
-                                }
-                            }
+                            let rows = &rows[half * LANES / HALVES..];
+                            _mm_storeu_ps(job.outputs_of(b, rows[0]), _mm256_castps256_ps128(*y));
+                            _mm_storeu_ps(job.outputs_of(b, rows[1]), _mm256_extractf128_ps::<1>(*y));
                         }
                     }
                 }
-                pairs = pairs.wrapping_add(1);
+                lines = lines.wrapping_add(count);
+                places = places.wrapping_add(count.div_ceil(STEP));
+                windows = windows.wrapping_add(count.div_ceil(STEP));
+                counts = counts.wrapping_add(1);
                 finish = finish.wrapping_add(1);
             }
         }
     }
 }
 
-/// Two lines of cells, and the places of their activations in the window `x`.
+/// Some lines of a step.
 ///
 /// # Safety
 /// AVX2; the lines.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-unsafe fn pair<S: Sums, const B: usize>(
-    lines: *const Line,
-    places: u32,
-    x: &[__m256i; B],
-    sums: &mut [[__m256i; HALVES]; B],
+unsafe fn step<S: Sums, const LINES: usize>(
+    lines: &mut *const Line,
+    x: [__m256i; HALVES],
+    sums: &mut [[__m256i; STEP]; HALVES],
 ) {
-    let both = _mm256_set1_epi32(places as i32);
-    for register in 0..2 * HALVES {
-        // SAFETY: the caller's word.
-        let (weights, shifts) = unsafe {
-            (
-                _mm256_load_si256(lines.cast::<__m256i>().add(register)),
-                _mm256_load_si256(SHIFTS.0[register].as_ptr().cast()),
-            )
-        };
-        let place = _mm256_srlv_epi32(both, shifts);
-        for (x, sums) in x.iter().zip(sums.iter_mut()) {
-            let x = _mm256_permutevar8x32_epi32(*x, place);
-            let sum = &mut sums[register % HALVES];
-            *sum = match S::ANY {
-                true => S::add_bytes(*sum, x, weights),
-                false => S::add_bytes(*sum, _mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights)),
-            };
+    let magnitudes = x.map(|x| if S::ANY { x } else { _mm256_abs_epi8(x) });
+    for number in 0..LINES {
+        for half in 0..HALVES {
+            // SAFETY: the caller's word.
+            let weights = unsafe { _mm256_load_si256(lines.cast::<__m256i>().add(half)) };
+            let signed = if S::ANY { weights } else { _mm256_sign_epi8(weights, x[half]) };
+            let sum = &mut sums[half][number];
+            *sum = S::add_bytes(*sum, magnitudes[half], signed);
         }
+        *lines = lines.wrapping_add(1);
     }
 }
 
-#[repr(C, align(32))]
-struct Shifts([[i32; 8]; 2 * HALVES]);
-
-/// Where each lane's place is among those of a pair, for each register of the two lines.
-static SHIFTS: Shifts = {
-    let mut shifts = [[0; 8]; 2 * HALVES];
-    let mut i = 0;
-    while i < 32 {
-        shifts[i / 8][i % 8] = (i / TILE_OUTPUTS * PLACE_BITS as usize) as i32;
-        i += 1;
-    }
-    Shifts(shifts)
-};
+/// The sums of outputs, of those of a step's lines, whose outputs are turned against each other.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,popcnt")]
+fn turned_back([a, b, c, d]: [__m256i; STEP]) -> __m256i {
+    let near = _mm256_add_epi32(a, _mm256_shuffle_epi32::<0b10_11_00_01>(b));
+    let far = _mm256_add_epi32(c, _mm256_shuffle_epi32::<0b10_11_00_01>(d));
+    _mm256_add_epi32(near, _mm256_shuffle_epi32::<0b01_00_11_10>(far))
+}

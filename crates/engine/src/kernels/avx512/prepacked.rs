@@ -4,15 +4,15 @@ use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 
-use pageformer_card::matrix::TILE_OUTPUTS;
-
 use crate::kernels::Input;
 use crate::kernels::prepacked::{
-    BUNDLE, Cursor, Finish, Job, LANES, Line, OUTPUTS, PART, PLACE_BITS, Packing, Prepacked, Segment, Sparse,
+    BUNDLE, Cursor, Finish, Job, LANES, LAST, Line, OUTPUTS, PART, Packing, Prepacked, SHIFTS, STEP, Segment, Sparse,
 };
 
 /// How this kernel wants matrices.
 pub(super) const PACKING: Packing = Packing { window: 16, least: i8::MIN, sparse: 80 };
+/// Inputs of a window.
+const WINDOW: usize = 64;
 
 /// Lines of weights from which on a matrix does not come from the near caches, and is asked for ahead.
 const MANY: usize = if cfg!(test) { 100 } else { 8192 };
@@ -38,11 +38,12 @@ pub(super) fn multiply(
                 (2, None) => dense::<2>(job),
                 (3, None) => dense::<3>(job),
                 (_, None) => dense::<POSITIONS>(job),
-                (1, Some(kept)) if packed.lines() < MANY => sparse::<1, false>(job, kept),
-                (1, Some(kept)) => sparse::<1, true>(job, kept),
-                (2, Some(kept)) => sparse::<2, true>(job, kept),
-                (3, Some(kept)) => sparse::<3, true>(job, kept),
-                (_, Some(kept)) => sparse::<POSITIONS, true>(job, kept),
+                (1, Some(kept)) if job.stride <= WINDOW => sparse::<1, true, false>(job, kept),
+                (1, Some(kept)) if packed.lines() < MANY => sparse::<1, false, false>(job, kept),
+                (1, Some(kept)) => sparse::<1, false, true>(job, kept),
+                (2, Some(kept)) => sparse::<2, false, true>(job, kept),
+                (3, Some(kept)) => sparse::<3, false, true>(job, kept),
+                (_, Some(kept)) => sparse::<POSITIONS, false, true>(job, kept),
             }
         }
     })
@@ -123,39 +124,46 @@ unsafe fn bundle<const B: usize, const G: usize>(
     G
 }
 
+/// `ONE`: there is one window only.
+///
 /// # Safety
 /// AVX-512; the job has `B` positions.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
-unsafe fn sparse<const B: usize, const FAR: bool>(job: &Job<'_>, kept: &Sparse) {
-    let segments = job.segments;
-    let Cursor { mut lines, mut finish, mut places, mut windows, mut pairs, rows } = job.cursor(kept);
+unsafe fn sparse<const B: usize, const ONE: bool, const FAR: bool>(job: &Job<'_>, kept: &Sparse) {
+    let segments = if ONE { 1 } else { job.segments };
+    let Cursor { mut lines, mut finish, mut places, mut windows, mut counts, rows } = job.cursor(kept);
     let mut x = Segment::<B>::EMPTY;
     // Products so far, in the order of the lanes.
     let mut y = [[const { MaybeUninit::<__m512>::uninit() }; PART]; B];
     for segment in 0..segments {
         x.load(job, segment, 0x80);
-        for (group, rows) in rows.iter().enumerate() {
-            // SAFETY: a part has at most `PART` groups, and for each and each segment a finish and a number of pairs; as many pairs of
-            // lines and places; and a window for each two of these. Windows begin in their segment. `y` is written in the first segment.
-            unsafe {
+        // SAFETY: a part has at most `PART` groups, and for each and each segment a finish and a number of lines; as many lines, and a window and places
+        // for each step of these. Windows begin in their segment. `y` is written in the first segment.
+        unsafe {
+            let window = |input| -> [__m512i; B] { core::array::from_fn(|b| _mm512_loadu_si512(x.from(b, input).cast())) };
+            let only = window(0);
+            for (group, rows) in rows.iter().enumerate() {
                 let start = _mm512_load_si512((*finish).start.as_ptr().cast());
-                let mut sums = [[start, _mm512_setzero_si512()]; B];
-                let mut left = *pairs;
-                while left > 0 {
-                    let input = *windows as usize * 4;
-                    let x: [__m512i; B] =
-                        core::array::from_fn(|b| _mm512_loadu_si512(x.from(b, input).cast()));
-                    pair::<B, FAR>(&mut lines, &mut places, &x, &mut sums);
-                    if left > 1 {
-                        pair::<B, FAR>(&mut lines, &mut places, &x, &mut sums);
-                    }
-                    left = left.saturating_sub(2);
+                let none = _mm512_setzero_si512();
+                let mut sums = [[start, none, none, none]; B];
+                let mut next = || {
+                    let x = if ONE { only } else { window(*windows as usize * 4) };
+                    let place = _mm512_srlv_epi32(_mm512_set1_epi64(*places as i64), _mm512_load_si512(SHIFTS.0.as_ptr().cast()));
                     windows = windows.wrapping_add(1);
+                    places = places.wrapping_add(1);
+                    x.map(|x| _mm512_permutexvar_epi32(place, x))
+                };
+                let count = *counts as usize;
+                for _ in 0..count / STEP {
+                    step::<B, STEP, FAR>(&mut lines, next(), &mut sums);
                 }
-                for (b, (y, [sum, more])) in y.iter_mut().zip(sums).enumerate() {
+                if count % STEP > 0 {
+                    step::<B, LAST, FAR>(&mut lines, next(), &mut sums);
+                }
+                for (b, (y, sums)) in y.iter_mut().zip(sums).enumerate() {
                     let x_scale = *job.scales.wrapping_add(b * segments + segment);
-                    let product = product(x_scale, &*finish, _mm512_add_epi32(sum, more));
+                    let product = product(x_scale, &*finish, turned_back(sums));
                     if segments == 1 {
                         store(job, b, rows, product);
                         continue;
@@ -163,7 +171,7 @@ unsafe fn sparse<const B: usize, const FAR: bool>(job: &Job<'_>, kept: &Sparse) 
                     let y = y.get_unchecked_mut(group);
                     y.write(if segment == 0 { product } else { _mm512_add_ps(y.assume_init(), product) });
                 }
-                pairs = pairs.wrapping_add(1);
+                counts = counts.wrapping_add(1);
                 finish = finish.wrapping_add(1);
             }
         }
@@ -172,46 +180,54 @@ unsafe fn sparse<const B: usize, const FAR: bool>(job: &Job<'_>, kept: &Sparse) 
         for (group, rows) in rows.iter().enumerate() {
             for (b, y) in y.iter().enumerate() {
                 // SAFETY: as above.
-                store(job, b, rows, unsafe { y.get_unchecked(group).assume_init() });
+                unsafe { store(job, b, rows, y.get_unchecked(group).assume_init()) };
             }
         }
     }
 }
 
-/// Two lines of cells, and the places of their activations in the window `x`.
+/// Some lines of a step.
 ///
 /// # Safety
-/// AVX-512; the lines and places.
+/// AVX-512; the lines.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
-unsafe fn pair<const B: usize, const FAR: bool>(
+unsafe fn step<const B: usize, const LINES: usize, const FAR: bool>(
     lines: &mut *const Line,
-    places: &mut *const u32,
-    x: &[__m512i; B],
-    sums: &mut [[__m512i; 2]; B],
+    x: [__m512i; B],
+    sums: &mut [[__m512i; STEP]; B],
 ) {
-    // SAFETY: the caller's word. What is asked for ahead need not exist.
-    unsafe {
-        let both = _mm512_set1_epi32(**places as i32);
-        for line in 0..2 {
+    for number in 0..LINES {
+        // SAFETY: the caller's word. What is asked for ahead need not exist.
+        unsafe {
             if FAR {
                 _mm_prefetch::<_MM_HINT_T0>(lines.wrapping_add(AHEAD).cast());
             }
-            let place = _mm512_srlv_epi32(both, _mm512_load_si512(SHIFTS.0[line].as_ptr().cast()));
             let weights = _mm512_load_si512(lines.cast());
             for (x, sums) in x.iter().zip(sums.iter_mut()) {
-                sums[line] = _mm512_dpbusd_epi32(sums[line], _mm512_permutexvar_epi32(place, *x), weights);
+                sums[number] = _mm512_dpbusd_epi32(sums[number], *x, weights);
             }
-            *lines = lines.wrapping_add(1);
         }
-        *places = places.wrapping_add(1);
+        *lines = lines.wrapping_add(1);
     }
 }
 
-/// Outputs of a group's lanes at position `b`.
+/// The sums of outputs, of those of a step's lines, whose outputs are turned against each other.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
-fn store(job: &Job<'_>, b: usize, rows: &[u32; LANES], y: __m512) {
+fn turned_back([a, b, c, d]: [__m512i; STEP]) -> __m512i {
+    let near = _mm512_add_epi32(a, _mm512_shuffle_epi32::<0b10_11_00_01>(b));
+    let far = _mm512_add_epi32(c, _mm512_shuffle_epi32::<0b10_11_00_01>(d));
+    _mm512_add_epi32(near, _mm512_shuffle_epi32::<0b01_00_11_10>(far))
+}
+
+/// Outputs of a group's lanes at position `b`.
+///
+/// # Safety
+/// AVX-512; the rows are of the job's part.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
+unsafe fn store(job: &Job<'_>, b: usize, rows: &[u16; LANES], y: __m512) {
     let lanes: [__m128; LANES] = [
         _mm512_castps512_ps128(y),
         _mm512_extractf32x4_ps::<1>(y),
@@ -219,10 +235,8 @@ fn store(job: &Job<'_>, b: usize, rows: &[u32; LANES], y: __m512) {
         _mm512_extractf32x4_ps::<3>(y),
     ];
     for (row, y) in rows.iter().zip(lanes) {
-        if let Some(outputs) = job.outputs_of(b, *row) {
-            // SAFETY: the job has these outputs.
-            unsafe { _mm_storeu_ps(outputs, y) };
-        }
+        // SAFETY: the caller's word.
+        unsafe { _mm_storeu_ps(job.outputs_of(b, *row), y) };
     }
 }
 
@@ -234,17 +248,3 @@ fn product(x_scale: f32, finish: &Finish, sums: __m512i) -> __m512 {
     let scales = unsafe { _mm512_load_ps(finish.scales.as_ptr()) };
     _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(x_scale), scales), _mm512_cvtepi32_ps(sums))
 }
-
-#[repr(C, align(64))]
-struct Shifts([[i32; 16]; 2]);
-
-/// Where each lane's place is among those of a pair, for the first and the second line.
-static SHIFTS: Shifts = {
-    let mut shifts = [[0; 16]; 2];
-    let mut i = 0;
-    while i < 32 {
-        shifts[i / 16][i % 16] = ((i / 16 * LANES + i % 16 / TILE_OUTPUTS) * PLACE_BITS as usize) as i32;
-        i += 1;
-    }
-    Shifts(shifts)
-};

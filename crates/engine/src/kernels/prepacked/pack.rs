@@ -6,14 +6,15 @@ use pageformer_card::matrix::{TILE_OUTPUTS, TILES_PER_GROUP, TileRecord};
 use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page};
 
 use super::{
-    BUNDLE, Finish, LANES, Line, OUTPUTS, PART, PART_ROWS, PLACE_BITS, Packing, Part, Prepacked, Sparse,
+    BUNDLE, Finish, LANES, LAST, Line, OUTPUTS, PART, PART_ROWS, PLACE_BITS, Packing, Part, Prepacked, STEP, Sparse,
 };
 use crate::kernels::Kernel;
 
 /// Percent of lines up to which a sparse matrix takes less time, when the model is larger than the caches: then, bytes are what takes time.
 const SPARSE_FAR_AWAY: usize = 90;
-/// A lane without a row-block.
-const NOBODY: u32 = u32::MAX;
+
+/// Inputs of a cell.
+const CELL_INPUTS: usize = CELL_BYTES / TILE_OUTPUTS;
 
 /// A tile on the tape.
 #[derive(Clone, Copy)]
@@ -61,9 +62,9 @@ impl Prepacked {
         }
     }
 
-    fn begin_part(&mut self, group: usize, groups: usize, window: usize) {
+    fn begin_part(&mut self, group: usize, groups: usize, step: usize) {
         let (line, finish) = (self.lines.len(), self.finish.len());
-        self.parts.push(Part { groups, line, window, finish, group });
+        self.parts.push(Part { groups, line, step, finish, group });
     }
 
     fn dense(packing: Packing, dims: &MatrixDims, tiles: &[Tile<'_>]) -> Self {
@@ -108,51 +109,54 @@ impl Prepacked {
             let row = |row: usize| tiles.get(row * segments..(row + 1) * segments).unwrap_or(&[]);
             let mut order: Vec<usize> = (first..last).collect();
             order.sort_by_key(|at| row(*at).iter().map(|tile| tile.cells.len()).sum::<usize>());
+            // Whoever is there twice gives the same outputs twice.
+            order.resize(order.len().next_multiple_of(LANES), order[order.len() - 1]);
+            let (groups, _) = order.as_chunks::<LANES>();
             for segment in 0..segments {
-                for lanes in order.chunks(LANES) {
-                    let tile = |lane| lanes.get(lane).and_then(|at: &usize| row(*at).get(segment));
-                    packed.lines_of(packing.window, [0, 1, 2, 3].map(tile), &mut sparse);
+                for lanes in groups {
+                    packed.steps_of(packing.window, lanes.map(|at| row(at).get(segment)), &mut sparse);
                 }
             }
-            for lanes in order.chunks(LANES) {
-                let number = |lane| lanes.get(lane).map_or(NOBODY, |row: &usize| (row - first) as u32);
-                sparse.rows.push([0, 1, 2, 3].map(number));
-            }
+            sparse.rows.extend(groups.iter().map(|lanes| lanes.map(|row| (row - first) as u16)));
         }
         Self { sparse: Some(sparse), ..packed }
     }
 
-    /// The lines of a group in a segment.
-    fn lines_of(&mut self, width: usize, tiles: [Option<&Tile<'_>>; LANES], sparse: &mut Sparse) {
+    /// The steps of a group in a segment.
+    fn steps_of(&mut self, width: usize, tiles: [Option<&Tile<'_>>; LANES], sparse: &mut Sparse) {
         self.finish.push(Finish::of(tiles));
         let mut lanes = tiles.map(|tile| {
             let (mask, cells) = tile.map_or((0, &[][..]), |tile| (tile.record.mask, tile.cells));
             ones(mask).zip(cells).peekable()
         });
-        let mut pairs = 0;
-        while let Some(window) = lanes.iter_mut().filter_map(|lane| Some(lane.peek()?.0)).min() {
-            sparse.windows.push(window as u8);
-            // Four lines share a window; two do at the end, if that is enough.
-            for _ in 0..2 {
-                let mut places = 0;
-                for line in 0..2 {
-                    let mut weights = Line::ZERO;
-                    for (lane, cells) in lanes.iter_mut().enumerate() {
-                        if let Some((cell, of_cell)) = cells.next_if(|(cell, _)| *cell < window + width) {
-                            weights.0[lane] = signed(of_cell);
-                            places |= ((cell - window) as u32) << ((line * LANES + lane) as u32 * PLACE_BITS);
-                        }
+        let from = self.lines.len();
+        while let Some(first) = lanes.iter_mut().filter_map(|lane| Some(lane.peek()?.0)).min() {
+            // In a segment that is no wider, there is one window.
+            let window = if self.inputs.1 <= width * CELL_INPUTS { 0 } else { first };
+            let cells = lanes.each_mut().map(|lane| {
+                [(); STEP].map(|()| lane.next_if(|(cell, _)| *cell < window + width))
+            });
+            let is_last = lanes.iter_mut().all(|lane| lane.peek().is_none());
+            let lines = if is_last && cells.iter().all(|cells| cells[LAST].is_none()) { LAST } else { STEP };
+            let mut places = 0;
+            let mut step = [Line::ZERO; STEP];
+            for (i, of_lane) in (0..OUTPUTS).zip(cells.iter().flat_map(|cells| [cells; TILE_OUTPUTS])) {
+                let (lane, turn) = (i / TILE_OUTPUTS, i % TILE_OUTPUTS);
+                let Some((cell, weights)) = of_lane[turn % lines] else { continue };
+                places |= ((cell - window) as u64) << (i % 2 * 32 + i / 2 * PLACE_BITS);
+                for (number, line) in step.iter_mut().enumerate().take(lines) {
+                    let output = turn ^ number;
+                    let (to, from) = (turn * CELL_INPUTS, output * CELL_INPUTS);
+                    for (to, from) in line.0[lane][to..].iter_mut().zip(&weights[from..from + CELL_INPUTS]) {
+                        *to = *from as i8;
                     }
-                    self.lines.push(weights);
-                }
-                sparse.places.push(places);
-                pairs += 1;
-                if lanes.iter_mut().all(|lane| lane.peek().is_none()) {
-                    break;
                 }
             }
+            sparse.windows.push(window as u8);
+            sparse.places.push(places);
+            self.lines.extend(&step[..lines]);
         }
-        sparse.pairs.push(pairs);
+        sparse.counts.push((self.lines.len() - from) as u16);
     }
 }
 
