@@ -62,8 +62,6 @@ const PART_ROWS: usize = PART * LANES;
 pub(super) const STEP: usize = 4;
 /// Lines of a last step that has no more than so many cells of a lane.
 pub(super) const LAST: usize = 2;
-/// Bits of a place: which of the window's cells.
-const PLACE_BITS: usize = 4;
 
 /// Weights of a register: `[lane][output][input]`.
 #[derive(Clone, Copy)]
@@ -104,13 +102,15 @@ pub struct Prepacked {
 #[derive(Clone, Copy)]
 pub(super) struct Part {
     pub groups: usize,
+    /// Outputs, padded.
+    pub outputs: usize,
     /// In `lines`.
     pub line: usize,
     /// In `windows` and `places`.
     pub step: usize,
     /// In `finish` and `counts`.
     pub finish: usize,
-    /// In `rows`.
+    /// In `Sparse::outputs`.
     pub group: usize,
 }
 
@@ -119,12 +119,12 @@ pub(super) struct Part {
 pub(super) struct Sparse {
     /// For each step, the first cell of the window, counted within the segment.
     pub windows: Vec<u8>,
-    /// For each step, [`places`] in the window.
-    pub places: Vec<u64>,
+    /// For each step, where in the window the activations of a register are. A place that is 8 or more has the byte's highest bit set, too.
+    pub places: Vec<[u8; OUTPUTS]>,
     /// Lines of each part, segment and group: [`STEP`] for each step, but [`LAST`] for the last one if that is enough.
     pub counts: Vec<u16>,
-    /// For each group, the row-blocks of its lanes, counted within the part. Where a group has fewer, the last one is there again.
-    pub rows: Vec<[u16; LANES]>,
+    /// For each group, the first output of each lane's row-block, counted within the part. Where a group has fewer, the last one is there again.
+    pub outputs: Vec<[u32; LANES]>,
 }
 
 impl Prepacked {
@@ -134,7 +134,7 @@ impl Prepacked {
             size_of_val(&sparse.windows[..])
                 + size_of_val(&sparse.places[..])
                 + size_of_val(&sparse.counts[..])
-                + size_of_val(&sparse.rows[..])
+                + size_of_val(&sparse.outputs[..])
         });
         size_of_val(&self.lines[..]) + size_of_val(&self.finish[..]) + sparse
     }
@@ -165,6 +165,10 @@ impl Prepacked {
     pub(crate) fn fits(&self, parts: &Range<usize>, x: &Input<'_>, y: &[f32], y_stride: usize) -> bool {
         let ((segments, stride), outputs) = (self.inputs, self.outputs(parts.clone()).len());
         let long_enough = || {
+            if x.batch == 1 {
+                // As nearly always, and it should not take long.
+                return Some(stride <= x.values.len() && segments <= x.scales.len() && outputs <= y.len());
+            }
             let y_used = x.batch.checked_sub(1)?.checked_mul(y_stride)?.checked_add(outputs)?;
             Some(
                 x.batch.checked_mul(stride)? <= x.values.len()
@@ -205,23 +209,23 @@ impl Prepacked {
         }
         let (segments, stride) = self.inputs;
         let mut output = 0;
-        for number in parts {
-            let outputs = self.outputs(number..number + 1).len();
-            for from in (0..x.batch).step_by(positions) {
+        for part in &self.parts[parts] {
+            let mut from = 0;
+            while from < x.batch {
                 job(&Job {
                     packed: self,
-                    part: &self.parts[number],
+                    part,
                     values: x.values.as_ptr().wrapping_add(from * stride),
                     stride,
                     scales: x.scales.as_ptr().wrapping_add(from * segments),
                     segments,
                     y: y.as_mut_ptr().wrapping_add(from * y_stride + output),
                     y_stride,
-                    outputs,
                     positions: positions.min(x.batch - from),
                 });
+                from += positions;
             }
-            output += outputs;
+            output += part.outputs;
         }
         true
     }
@@ -240,8 +244,6 @@ pub(super) struct Job<'a> {
     /// `(positions, y_stride)`, from the part's first output on.
     pub y: *mut f32,
     pub y_stride: usize,
-    /// Outputs of the part.
-    pub outputs: usize,
     pub positions: usize,
 }
 
@@ -249,48 +251,34 @@ pub(super) struct Job<'a> {
 pub(super) struct Cursor<'a> {
     pub lines: *const Line,
     pub finish: *const Finish,
-    pub places: *const u64,
+    pub places: *const [u8; OUTPUTS],
     pub windows: *const u8,
     pub counts: *const u16,
-    /// Row-blocks of each group's lanes.
-    pub rows: &'a [[u16; LANES]],
+    /// First outputs of each group's lanes.
+    pub outputs: &'a [[u32; LANES]],
 }
 
 impl Job<'_> {
     /// The beginning of the part, of which `kept` is known.
     #[inline(always)]
     pub fn cursor<'a>(&self, kept: &'a Sparse) -> Cursor<'a> {
-        let Part { groups, line, step, finish, group } = *self.part;
+        let Part { groups, line, step, finish, group, .. } = *self.part;
         Cursor {
             lines: self.packed.lines.as_ptr().wrapping_add(line),
             finish: self.packed.finish.as_ptr().wrapping_add(finish),
             places: kept.places.as_ptr().wrapping_add(step),
             windows: kept.windows.as_ptr().wrapping_add(step),
             counts: kept.counts.as_ptr().wrapping_add(finish),
-            rows: kept.rows.get(group..group + groups).unwrap_or(&[]),
+            outputs: kept.outputs.get(group..group + groups).unwrap_or(&[]),
         }
     }
 
-    /// Four outputs of a row-block at position `b`.
+    /// Four outputs at position `b`, from the part's `output` on.
     #[inline(always)]
-    pub fn outputs_of(&self, b: usize, row: u16) -> *mut f32 {
-        self.y.wrapping_add(b * self.y_stride + usize::from(row) * TILE_OUTPUTS)
+    pub fn outputs_from(&self, b: usize, output: u32) -> *mut f32 {
+        self.y.wrapping_add(b * self.y_stride + output as usize)
     }
 }
-
-/// How far to the right a step's places, of which two fit each of 64 bits' halves once, must go for each activation of a register.
-#[repr(C, align(64))]
-pub(super) struct Shifts(pub [i32; OUTPUTS]);
-
-pub(super) static SHIFTS: Shifts = {
-    let mut shifts = [0; OUTPUTS];
-    let mut i = 0;
-    while i < OUTPUTS {
-        shifts[i] = (i / 2 * PLACE_BITS) as i32;
-        i += 1;
-    }
-    Shifts(shifts)
-};
 
 /// Activations of a segment at `B` positions, and a window behind them, where they meet no weights.
 #[repr(C, align(64))]

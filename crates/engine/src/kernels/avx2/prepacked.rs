@@ -10,7 +10,7 @@ use core::ops::Range;
 use super::sums::Sums;
 use crate::kernels::Input;
 use crate::kernels::prepacked::{
-    BUNDLE, Cursor, Finish, Job, LANES, LAST, Line, OUTPUTS, PART, Packing, Prepacked, SHIFTS, STEP, Segment, Sparse,
+    BUNDLE, Cursor, Finish, Job, LANES, LAST, Line, OUTPUTS, PART, Packing, Prepacked, STEP, Segment, Sparse,
 };
 
 /// How these kernels want matrices. A weight of −128 has no negative.
@@ -128,7 +128,7 @@ unsafe fn bundle_of<S: Sums, const B: usize, const G: usize>(
                     products(x_scale, finish.wrapping_add(group), sums).into_iter().enumerate()
                 {
                     let from = (first + group) * OUTPUTS + half * OUTPUTS / HALVES;
-                    let Some(there) = job.outputs.checked_sub(from) else { continue };
+                    let Some(there) = job.part.outputs.checked_sub(from) else { continue };
                     let y = job.y.wrapping_add(b * job.y_stride + from);
                     let product = if segment == 0 || there == 0 {
                         product
@@ -210,13 +210,13 @@ unsafe fn products(x_scale: f32, finish: *const Finish, sums: [__m256i; HALVES])
 #[target_feature(enable = "avx2,bmi1,popcnt")]
 unsafe fn sparse<S: Sums, const B: usize, const ONE: bool>(job: &Job<'_>, kept: &Sparse) {
     let segments = if ONE { 1 } else { job.segments };
-    let Cursor { mut lines, mut finish, mut places, mut windows, mut counts, rows } = job.cursor(kept);
+    let Cursor { mut lines, mut finish, mut places, mut windows, mut counts, outputs } = job.cursor(kept);
     let mut x = Segment::<B>::EMPTY;
     // Products so far, in the order of the lanes.
     let mut y = [[const { [MaybeUninit::<__m256>::uninit(); HALVES] }; PART]; B];
     for segment in 0..segments {
         x.load(job, segment, flip::<S>());
-        for (group, rows) in rows.iter().enumerate() {
+        for (group, outputs) in outputs.iter().enumerate() {
             // SAFETY: a part has at most `PART` groups, and for each and each segment a finish and a number of lines; as many lines, and a window
             // and places for each step of these. Windows begin in their segment. `y` is written in the first segment.
             unsafe {
@@ -231,17 +231,17 @@ unsafe fn sparse<S: Sums, const B: usize, const ONE: bool>(job: &Job<'_>, kept: 
                     let (mut lines, mut places, mut windows) = (lines, places, windows);
                     let mut next = || {
                         let input = if ONE { 0 } else { usize::from(*windows) * 4 };
-                        let (low, high) = (_mm256_loadu_si256(x.from(b, input).cast()), _mm256_loadu_si256(x.from(b, input + 32).cast()));
-                        let both = _mm256_set1_epi64x(*places as i64);
+                        let low = _mm256_loadu_ps(x.from(b, input).cast());
+                        let high = _mm256_loadu_ps(x.from(b, input + 32).cast());
+                        let place: [__m256i; HALVES] = core::array::from_fn(|half| {
+                            _mm256_cvtepi8_epi32(_mm_loadl_epi64(places.cast::<u64>().add(half).cast()))
+                        });
                         windows = windows.wrapping_add(1);
                         places = places.wrapping_add(1);
-                        core::array::from_fn(|half| {
-                            let shifts = _mm256_load_si256(SHIFTS.0.as_ptr().cast::<__m256i>().add(half));
-                            let place = _mm256_srlv_epi32(both, shifts);
-                            let low = _mm256_permutevar8x32_epi32(low, place);
-                            let high = _mm256_permutevar8x32_epi32(high, place);
-                            let is_high = _mm256_slli_epi32::<28>(place);
-                            _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high), _mm256_castsi256_ps(is_high)))
+                        place.map(|place| {
+                            let low = _mm256_permutevar8x32_ps(low, place);
+                            let high = _mm256_permutevar8x32_ps(high, place);
+                            _mm256_castps_si256(_mm256_blendv_ps(low, high, _mm256_castsi256_ps(place)))
                         })
                     };
                     for _ in 0..count / STEP {
@@ -256,9 +256,9 @@ unsafe fn sparse<S: Sums, const B: usize, const ONE: bool>(job: &Job<'_>, kept: 
                     for (half, (y, product)) in y.iter_mut().zip(products).enumerate() {
                         let y = y.write(if segment == 0 { product } else { _mm256_add_ps(y.assume_init(), product) });
                         if segment + 1 == segments {
-                            let rows = &rows[half * LANES / HALVES..];
-                            _mm_storeu_ps(job.outputs_of(b, rows[0]), _mm256_castps256_ps128(*y));
-                            _mm_storeu_ps(job.outputs_of(b, rows[1]), _mm256_extractf128_ps::<1>(*y));
+                            let outputs = &outputs[half * LANES / HALVES..];
+                            _mm_storeu_ps(job.outputs_from(b, outputs[0]), _mm256_castps256_ps128(*y));
+                            _mm_storeu_ps(job.outputs_from(b, outputs[1]), _mm256_extractf128_ps::<1>(*y));
                         }
                     }
                 }

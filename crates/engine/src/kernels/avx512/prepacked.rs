@@ -6,7 +6,7 @@ use core::ops::Range;
 
 use crate::kernels::Input;
 use crate::kernels::prepacked::{
-    BUNDLE, Cursor, Finish, Job, LANES, LAST, Line, OUTPUTS, PART, Packing, Prepacked, SHIFTS, STEP, Segment, Sparse,
+    BUNDLE, Cursor, Finish, Job, LANES, LAST, Line, OUTPUTS, PART, Packing, Prepacked, STEP, Segment, Sparse,
 };
 
 /// How this kernel wants matrices.
@@ -43,6 +43,7 @@ pub(super) fn multiply(
                 (1, Some(kept)) => sparse::<1, false, true>(job, kept),
                 (2, Some(kept)) => sparse::<2, false, true>(job, kept),
                 (3, Some(kept)) => sparse::<3, false, true>(job, kept),
+                (4, Some(kept)) if job.stride <= WINDOW => sparse::<POSITIONS, true, false>(job, kept),
                 (_, Some(kept)) => sparse::<POSITIONS, false, true>(job, kept),
             }
         }
@@ -111,7 +112,7 @@ unsafe fn bundle<const B: usize, const G: usize>(
             let x_scale = *job.scales.wrapping_add(b * job.segments + segment);
             for (group, sum) in sums.into_iter().enumerate() {
                 let output = (first + group) * OUTPUTS;
-                let there = ((1u32 << (job.outputs - output).min(OUTPUTS)) - 1) as u16;
+                let there = ((1u32 << (job.part.outputs - output).min(OUTPUTS)) - 1) as u16;
                 let y = job.y.wrapping_add(b * job.y_stride + output);
                 let mut product = product(x_scale, &*finish.wrapping_add(group), sum);
                 if segment > 0 {
@@ -132,24 +133,35 @@ unsafe fn bundle<const B: usize, const G: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
 unsafe fn sparse<const B: usize, const ONE: bool, const FAR: bool>(job: &Job<'_>, kept: &Sparse) {
     let segments = if ONE { 1 } else { job.segments };
-    let Cursor { mut lines, mut finish, mut places, mut windows, mut counts, rows } = job.cursor(kept);
+    let Cursor { mut lines, mut finish, mut places, mut windows, mut counts, outputs } = job.cursor(kept);
     let mut x = Segment::<B>::EMPTY;
     // Products so far, in the order of the lanes.
     let mut y = [[const { MaybeUninit::<__m512>::uninit() }; PART]; B];
     for segment in 0..segments {
-        x.load(job, segment, 0x80);
+        if !ONE {
+            x.load(job, segment, 0x80);
+        }
         // SAFETY: a part has at most `PART` groups, and for each and each segment a finish and a number of lines; as many lines, and a window and places
-        // for each step of these. Windows begin in their segment. `y` is written in the first segment.
+        // for each step of these. Windows begin in their segment. `y` is written in the first segment. With one window, the job has as many activations as it says.
         unsafe {
-            let window = |input| -> [__m512i; B] { core::array::from_fn(|b| _mm512_loadu_si512(x.from(b, input).cast())) };
-            let only = window(0);
-            for (group, rows) in rows.iter().enumerate() {
+            let window = |input| -> [__m512i; B] {
+                core::array::from_fn(|b| _mm512_loadu_si512(x.from(b, input).cast()))
+            };
+            let there = u64::MAX >> (WINDOW - job.stride.min(WINDOW));
+            let only: [__m512i; B] = core::array::from_fn(|b| {
+                if !ONE {
+                    return _mm512_setzero_si512();
+                }
+                let x = _mm512_maskz_loadu_epi8(there, job.values.wrapping_add(b * job.stride));
+                _mm512_xor_si512(x, _mm512_set1_epi8(-128))
+            });
+            for (group, outputs) in outputs.iter().enumerate() {
                 let start = _mm512_load_si512((*finish).start.as_ptr().cast());
                 let none = _mm512_setzero_si512();
                 let mut sums = [[start, none, none, none]; B];
                 let mut next = || {
                     let x = if ONE { only } else { window(*windows as usize * 4) };
-                    let place = _mm512_srlv_epi32(_mm512_set1_epi64(*places as i64), _mm512_load_si512(SHIFTS.0.as_ptr().cast()));
+                    let place = _mm512_cvtepi8_epi32(_mm_loadu_si128(places.cast()));
                     windows = windows.wrapping_add(1);
                     places = places.wrapping_add(1);
                     x.map(|x| _mm512_permutexvar_epi32(place, x))
@@ -165,7 +177,7 @@ unsafe fn sparse<const B: usize, const ONE: bool, const FAR: bool>(job: &Job<'_>
                     let x_scale = *job.scales.wrapping_add(b * segments + segment);
                     let product = product(x_scale, &*finish, turned_back(sums));
                     if segments == 1 {
-                        store(job, b, rows, product);
+                        store(job, b, outputs, product);
                         continue;
                     }
                     let y = y.get_unchecked_mut(group);
@@ -177,10 +189,10 @@ unsafe fn sparse<const B: usize, const ONE: bool, const FAR: bool>(job: &Job<'_>
         }
     }
     if segments > 1 {
-        for (group, rows) in rows.iter().enumerate() {
+        for (group, outputs) in outputs.iter().enumerate() {
             for (b, y) in y.iter().enumerate() {
                 // SAFETY: as above.
-                unsafe { store(job, b, rows, y.get_unchecked(group).assume_init()) };
+                unsafe { store(job, b, outputs, y.get_unchecked(group).assume_init()) };
             }
         }
     }
@@ -224,19 +236,19 @@ fn turned_back([a, b, c, d]: [__m512i; STEP]) -> __m512i {
 /// Outputs of a group's lanes at position `b`.
 ///
 /// # Safety
-/// AVX-512; the rows are of the job's part.
+/// AVX-512; the outputs are of the job's part.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
-unsafe fn store(job: &Job<'_>, b: usize, rows: &[u16; LANES], y: __m512) {
+unsafe fn store(job: &Job<'_>, b: usize, outputs: &[u32; LANES], y: __m512) {
     let lanes: [__m128; LANES] = [
         _mm512_castps512_ps128(y),
         _mm512_extractf32x4_ps::<1>(y),
         _mm512_extractf32x4_ps::<2>(y),
         _mm512_extractf32x4_ps::<3>(y),
     ];
-    for (row, y) in rows.iter().zip(lanes) {
+    for (output, y) in outputs.iter().zip(lanes) {
         // SAFETY: the caller's word.
-        unsafe { _mm_storeu_ps(job.outputs_of(b, *row), y) };
+        unsafe { _mm_storeu_ps(job.outputs_from(b, *output), y) };
     }
 }
 

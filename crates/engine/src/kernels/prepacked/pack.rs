@@ -6,7 +6,7 @@ use pageformer_card::matrix::{TILE_OUTPUTS, TILES_PER_GROUP, TileRecord};
 use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page};
 
 use super::{
-    BUNDLE, Finish, LANES, LAST, Line, OUTPUTS, PART, PART_ROWS, PLACE_BITS, Packing, Part, Prepacked, STEP, Sparse,
+    BUNDLE, Finish, LANES, LAST, Line, OUTPUTS, PART, PART_ROWS, Packing, Part, Prepacked, STEP, Sparse,
 };
 use crate::kernels::Kernel;
 
@@ -63,8 +63,9 @@ impl Prepacked {
     }
 
     fn begin_part(&mut self, group: usize, groups: usize, step: usize) {
-        let (line, finish) = (self.lines.len(), self.finish.len());
-        self.parts.push(Part { groups, line, step, finish, group });
+        let (line, finish, number) = (self.lines.len(), self.finish.len(), self.parts.len());
+        let outputs = self.outputs(number..number + 1).len();
+        self.parts.push(Part { groups, outputs, line, step, finish, group });
     }
 
     fn dense(packing: Packing, dims: &MatrixDims, tiles: &[Tile<'_>]) -> Self {
@@ -117,7 +118,8 @@ impl Prepacked {
                     packed.steps_of(packing.window, lanes.map(|at| row(at).get(segment)), &mut sparse);
                 }
             }
-            sparse.rows.extend(groups.iter().map(|lanes| lanes.map(|row| (row - first) as u16)));
+            let output = |row: usize| ((row - first) * TILE_OUTPUTS) as u32;
+            sparse.outputs.extend(groups.iter().map(|lanes| lanes.map(output)));
         }
         Self { sparse: Some(sparse), ..packed }
     }
@@ -138,12 +140,13 @@ impl Prepacked {
             });
             let is_last = lanes.iter_mut().all(|lane| lane.peek().is_none());
             let lines = if is_last && cells.iter().all(|cells| cells[LAST].is_none()) { LAST } else { STEP };
-            let mut places = 0;
+            let mut places = [0; OUTPUTS];
             let mut step = [Line::ZERO; STEP];
             for (i, of_lane) in (0..OUTPUTS).zip(cells.iter().flat_map(|cells| [cells; TILE_OUTPUTS])) {
                 let (lane, turn) = (i / TILE_OUTPUTS, i % TILE_OUTPUTS);
                 let Some((cell, weights)) = of_lane[turn % lines] else { continue };
-                places |= ((cell - window) as u64) << (i % 2 * 32 + i / 2 * PLACE_BITS);
+                let place = (cell - window) as u8;
+                places[i] = place | (place & 8) << 4;
                 for (number, line) in step.iter_mut().enumerate().take(lines) {
                     let output = turn ^ number;
                     let (to, from) = (turn * CELL_INPUTS, output * CELL_INPUTS);
