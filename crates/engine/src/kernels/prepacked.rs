@@ -259,6 +259,13 @@ pub(super) struct Cursor<'a> {
 }
 
 impl Job<'_> {
+    /// The inputs of segment `segment` at the first position, and how many they are; those of others are `stride` behind.
+    #[inline(always)]
+    pub fn segment(&self, segment: usize) -> (*const i8, usize) {
+        let from = segment * TILE_INPUTS;
+        (self.values.wrapping_add(from), (self.stride - from).min(TILE_INPUTS))
+    }
+
     /// The beginning of the part, of which `kept` is known.
     #[inline(always)]
     pub fn cursor<'a>(&self, kept: &'a Sparse) -> Cursor<'a> {
@@ -290,12 +297,11 @@ impl<const B: usize> Segment<B> {
     /// The inputs of segment `segment`, with some bits flipped; says how many they are.
     #[inline(always)]
     pub fn load(&mut self, job: &Job<'_>, segment: usize, flip: u8) -> usize {
-        let from = segment * TILE_INPUTS;
-        let inputs = (job.stride - from).min(TILE_INPUTS);
+        let (values, inputs) = job.segment(segment);
         for (b, to) in self.0.iter_mut().enumerate() {
             // SAFETY: the job has these activations.
             let values = unsafe {
-                core::slice::from_raw_parts(job.values.wrapping_add(b * job.stride + from), inputs)
+                core::slice::from_raw_parts(values.wrapping_add(b * job.stride), inputs)
             };
             // Whole registers, then the rest by fours.
             let (whole, last) = values.as_chunks::<64>();

@@ -60,12 +60,13 @@ unsafe fn dense<S: Sums, const B: usize>(job: &Job<'_>) {
     let (packed, groups) = (job.packed, job.part.groups);
     let mut lines = packed.lines.as_ptr().wrapping_add(job.part.line);
     let mut finish = packed.finish.as_ptr().wrapping_add(job.part.finish);
-    let mut x = Segment::<B>::EMPTY;
     for segment in 0..job.segments {
-        let cells = x.load(job, segment, flip::<S>()) / 4;
-        // SAFETY: the segment's activations, and zeros behind them.
-        let negatives = core::array::from_fn(|b| unsafe { negatives::<S>(x.from(b, 0), cells) });
-        let x = (&x, &negatives);
+        let (x, inputs) = job.segment(segment);
+        let cells = inputs / 4;
+        // SAFETY: the segment's activations.
+        let negatives =
+            core::array::from_fn(|b| unsafe { negatives::<S>(x.wrapping_add(b * job.stride), cells) });
+        let x = (x, &negatives);
         for bundle in (0..groups).step_by(BUNDLE) {
             let side_by_side = (groups - bundle).min(BUNDLE);
             // Two groups at once, as registers go.
@@ -95,11 +96,11 @@ unsafe fn dense<S: Sums, const B: usize>(job: &Job<'_>) {
 unsafe fn bundle_of<S: Sums, const B: usize, const G: usize>(
     job: &Job<'_>,
     (segment, first, cells): (usize, usize, usize),
-    (x, negatives): (&Segment<B>, &[__m256i; B]),
+    (x, negatives): (*const i8, &[__m256i; B]),
     (mut lines, stride): (*const Line, usize),
     finish: *const Finish,
 ) {
-    // SAFETY: the caller's word; a segment has at most as many cells as `x` has room for.
+    // SAFETY: the caller's word; the job has a segment's activations at each position.
     unsafe {
         let mut sums: [[[__m256i; HALVES]; G]; B] = core::array::from_fn(|b| {
             core::array::from_fn(|group| {
@@ -108,8 +109,13 @@ unsafe fn bundle_of<S: Sums, const B: usize, const G: usize>(
         });
         for cell in 0..cells {
             for (b, sums) in sums.iter_mut().enumerate() {
-                let x = _mm256_set1_epi32(x.from(b, cell * 4).cast::<i32>().read_unaligned());
-                let (magnitude, negative) = if S::ANY { (x, x) } else { (_mm256_abs_epi8(x), _mm256_cmpgt_epi8(_mm256_setzero_si256(), x)) };
+                let x = x.wrapping_add(b * job.stride + cell * 4).cast::<i32>().read_unaligned();
+                let x = _mm256_set1_epi32(x);
+                let (magnitude, negative) = if S::ANY {
+                    (_mm256_xor_si256(x, _mm256_set1_epi8(-128)), x)
+                } else {
+                    (_mm256_abs_epi8(x), _mm256_cmpgt_epi8(_mm256_setzero_si256(), x))
+                };
                 for (group, sums) in sums.iter_mut().enumerate() {
                     for (half, sum) in sums.iter_mut().enumerate() {
                         let weights = lines.wrapping_add(group).cast::<__m256i>().wrapping_add(half);
@@ -149,26 +155,40 @@ unsafe fn bundle_of<S: Sums, const B: usize, const G: usize>(
     }
 }
 
-/// What all the negative activations of a segment of `cells` cells come to, without their sign, in each of eight sums.
+/// What all the negative activations of a segment of `cells` cells come to, without their sign, in each of eight sums. The
+/// complements of weights, which such activations meet in the place of their negatives, are by 1 too low.
 ///
 /// # Safety
-/// AVX2; the activations, and zeros up to a whole register.
+/// AVX2; the activations.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-unsafe fn negatives<S: Sums>(x: *const u8, cells: usize) -> __m256i {
+unsafe fn negatives<S: Sums>(x: *const i8, cells: usize) -> __m256i {
     let zero = _mm256_setzero_si256();
     let mut sums = zero;
     if S::ANY {
         return zero;
     }
-    for at in 0..cells.div_ceil(8) {
+    for first in (0..cells).step_by(8) {
         // SAFETY: the caller's word.
-        let x = unsafe { _mm256_loadu_si256(x.wrapping_add(at * 32).cast()) };
+        let x = unsafe { eight_cells(x.wrapping_add(first * 4), cells - first) };
         let negative = _mm256_and_si256(_mm256_abs_epi8(x), _mm256_cmpgt_epi8(zero, x));
         sums = _mm256_add_epi64(sums, _mm256_sad_epu8(negative, zero));
     }
     let two = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
     _mm256_broadcastd_epi32(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two)))
+}
+
+/// Eight cells' activations, or zeros where there are no more than `cells`.
+///
+/// # Safety
+/// AVX2; the activations.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,popcnt")]
+unsafe fn eight_cells(x: *const i8, cells: usize) -> __m256i {
+    let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    let there = _mm256_cmpgt_epi32(_mm256_set1_epi32(cells.min(8) as i32), numbers);
+    // SAFETY: the caller's word.
+    unsafe { _mm256_maskload_epi32(x.cast(), there) }
 }
 
 /// Where a group's sums begin.
@@ -215,7 +235,20 @@ unsafe fn sparse<S: Sums, const B: usize, const ONE: bool>(job: &Job<'_>, kept: 
     // Products so far, in the order of the lanes.
     let mut y = [[const { [MaybeUninit::<__m256>::uninit(); HALVES] }; PART]; B];
     for segment in 0..segments {
-        x.load(job, segment, flip::<S>());
+        if !ONE {
+            x.load(job, segment, flip::<S>());
+        }
+        // SAFETY: with one window, the job has as many activations as it says.
+        let only: [[__m256; 2]; B] = core::array::from_fn(|b| {
+            [0, 8].map(|first| {
+                if !ONE {
+                    return _mm256_setzero_ps();
+                }
+                let cells = (job.stride / 4).saturating_sub(first);
+                let x = unsafe { eight_cells(job.values.wrapping_add(b * job.stride + first * 4), cells) };
+                _mm256_castsi256_ps(_mm256_xor_si256(x, _mm256_set1_epi8(flip::<S>() as i8)))
+            })
+        });
         for (group, outputs) in outputs.iter().enumerate() {
             // SAFETY: a part has at most `PART` groups, and for each and each segment a finish and a number of lines; as many lines, and a window
             // and places for each step of these. Windows begin in their segment. `y` is written in the first segment.
@@ -230,9 +263,12 @@ unsafe fn sparse<S: Sums, const B: usize, const ONE: bool>(job: &Job<'_>, kept: 
                     });
                     let (mut lines, mut places, mut windows) = (lines, places, windows);
                     let mut next = || {
-                        let input = if ONE { 0 } else { usize::from(*windows) * 4 };
-                        let low = _mm256_loadu_ps(x.from(b, input).cast());
-                        let high = _mm256_loadu_ps(x.from(b, input + 32).cast());
+                        let [low, high] = if ONE {
+                            only[b]
+                        } else {
+                            let input = usize::from(*windows) * 4;
+                            [0, 32].map(|more| _mm256_loadu_ps(x.from(b, input + more).cast()))
+                        };
                         let place: [__m256i; HALVES] = core::array::from_fn(|half| {
                             _mm256_cvtepi8_epi32(_mm_loadl_epi64(places.cast::<u64>().add(half).cast()))
                         });

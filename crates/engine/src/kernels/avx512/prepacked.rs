@@ -58,18 +58,18 @@ unsafe fn dense<const B: usize>(job: &Job<'_>) {
     let (packed, groups) = (job.packed, job.part.groups);
     let mut lines = packed.lines.as_ptr().wrapping_add(job.part.line);
     let mut finish = packed.finish.as_ptr().wrapping_add(job.part.finish);
-    let mut x = Segment::<B>::EMPTY;
     for segment in 0..job.segments {
-        let cells = x.load(job, segment, 0x80) / 4;
+        let (x, inputs) = job.segment(segment);
+        let cells = inputs / 4;
         for first in (0..groups).step_by(BUNDLE) {
             let at = (segment, first, cells);
             // SAFETY: a part has a line for each of its groups and cells, a finish for each group and segment.
             let done = unsafe {
                 match groups - first {
-                    1 => bundle::<B, 1>(job, at, &x, lines, finish),
-                    2 => bundle::<B, 2>(job, at, &x, lines, finish),
-                    3 => bundle::<B, 3>(job, at, &x, lines, finish),
-                    _ => bundle::<B, 4>(job, at, &x, lines, finish),
+                    1 => bundle::<B, 1>(job, at, x, lines, finish),
+                    2 => bundle::<B, 2>(job, at, x, lines, finish),
+                    3 => bundle::<B, 3>(job, at, x, lines, finish),
+                    _ => bundle::<B, 4>(job, at, x, lines, finish),
                 }
             };
             lines = lines.wrapping_add(done * cells);
@@ -87,21 +87,23 @@ unsafe fn dense<const B: usize>(job: &Job<'_>) {
 unsafe fn bundle<const B: usize, const G: usize>(
     job: &Job<'_>,
     (segment, first, cells): (usize, usize, usize),
-    x: &Segment<B>,
+    x: *const i8,
     mut lines: *const Line,
     finish: *const Finish,
 ) -> usize {
-    // SAFETY: the caller's word; a segment has at most as many cells as `x` has room for; outputs are written by a mask.
+    // SAFETY: the caller's word; the job has a segment's activations at each position; outputs are written by a mask.
     unsafe {
         let starts: [__m512i; G] = core::array::from_fn(|group| {
             _mm512_load_si512((*finish.wrapping_add(group)).start.as_ptr().cast())
         });
         let mut sums = [starts; B];
+        let flip = _mm512_set1_epi8(-128);
         for cell in 0..cells {
             let weights: [__m512i; G] =
                 core::array::from_fn(|group| _mm512_load_si512(lines.wrapping_add(group).cast()));
             for (b, sums) in sums.iter_mut().enumerate() {
-                let four = _mm512_set1_epi32(x.from(b, cell * 4).cast::<i32>().read_unaligned());
+                let x = x.wrapping_add(b * job.stride + cell * 4).cast::<i32>().read_unaligned();
+                let four = _mm512_xor_si512(_mm512_set1_epi32(x), flip);
                 for (weights, sum) in weights.into_iter().zip(sums) {
                     *sum = _mm512_dpbusd_epi32(*sum, four, weights);
                 }
