@@ -179,11 +179,11 @@ fn matrices(processor: Processor, card: Option<&Path>) -> Result<()> {
     eprintln!("building the firmware ...");
     let firmware = firmware::build(Program::Firmware, processor)?;
     let count = |card: &Path| matrices::count(&firmware, processor, card);
-    println!("a token of                tape  in RAM     pages  products  matrices      rest");
+    println!("a token of                tape  in RAM  runs     pages  products  matrices      rest");
     let row = |name: &str, token: &Token| {
-        let Token { pages, products, rest, tape, pinned } = token;
+        let Token { pages, products, rest, tape, pinned, run } = token;
         println!(
-            "{name:<24} {tape:>5} {pinned:>7} {pages:>9} {products:>9} {:>9} {rest:>9}",
+            "{name:<24} {tape:>5} {pinned:>7} {run:>5} {pages:>9} {products:>9} {:>9} {rest:>9}",
             token.matrices()
         );
     };
@@ -200,7 +200,7 @@ fn matrices(processor: Processor, card: Option<&Path>) -> Result<()> {
         row("  half of each matrix", &half);
         let ratio = |all: u64, less: u64| all as f64 / less as f64;
         println!(
-            "{:<38} {:>9.2} {:>9.2} {:>9.2}",
+            "{:<44} {:>9.2} {:>9.2} {:>9.2}",
             "  ratio",
             ratio(whole.pages, half.pages),
             ratio(whole.products, half.products),

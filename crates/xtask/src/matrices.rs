@@ -28,6 +28,8 @@ pub struct Token {
     pub tape: u32,
     /// See `tape`.
     pub pinned: u32,
+    /// Pages of a run, which is read by one command.
+    pub run: u32,
 }
 
 impl Token {
@@ -45,7 +47,7 @@ pub const fn shape(d_model: u32, d_ff: u32, n_layers: u32, n_kv_heads: u32, voca
         d_model,
         d_ff,
         vocab,
-        max_seq: 192,
+        max_seq: 256,
         n_heads: 8,
         n_kv_heads,
         head_dim: d_model / 8,
@@ -60,7 +62,7 @@ pub const fn shape(d_model: u32, d_ff: u32, n_layers: u32, n_kv_heads: u32, voca
 
 /// Those that are printed: stories260K's, the default model's, and one of whole tiles.
 pub const SHAPES: [Shape; 3] =
-    [shape(64, 172, 5, 4, 512), shape(128, 640, 2, 1, 1536), shape(256, 768, 1, 2, 512)];
+    [shape(64, 172, 5, 4, 512), shape(128, 640, 2, 1, 1536), shape(256, 768, 1, 1, 512)];
 
 /// A card of random weights in `dir`, of which a share of every matrix but the embedding is kept.
 ///
@@ -111,20 +113,22 @@ pub fn count(firmware: &Path, processor: Processor, card: &Path) -> Result<Token
     let options =
         Options { image: Some(&image), processor, counted: true, logged: true, ..Options::default() };
     let mut emulator = Emulator::start(firmware, &options)?;
-    let banner = String::from_utf8_lossy(&emulator.until_prompt()?).into_owned();
-    let (pinned, tape) = pages(&banner).with_context(|| format!("the firmware says: {banner}"))?;
+    emulator.until_prompt()?;
+    let said = emulator.line("/memory")?;
+    let [pinned, tape, run] = pages(&said).with_context(|| format!("the firmware says: {said}"))?;
     let loader = Loader::new(firmware).map_err(|e| anyhow!("{}: {e}", firmware.display()))?;
     let counted =
         emulator.traced("/bench", |addresses| count_token(addresses, |at| function(&loader, at)))?;
-    Ok(Token { tape, pinned, ..counted })
+    Ok(Token { tape, pinned, run, ..counted })
 }
 
-/// `… N of M tape pages stay`.
-fn pages(banner: &str) -> Option<(u32, u32)> {
-    let words: Vec<&str> = banner.split(" tape pages").next()?.split_whitespace().rev().collect();
-    let &[tape, "of", pinned, ..] = &words[..] else { return None };
-    let number = |word: &str| word.replace(',', "").parse().ok();
-    Some((number(pinned)?, number(tape)?))
+/// `… N of M tape pages stay, runs of K`.
+fn pages(said: &str) -> Option<[u32; 3]> {
+    let (before, behind) = said.split_once(" tape pages stay, runs of ")?;
+    let (before, tape) = before.rsplit_once(" of ")?;
+    let number = |word: Option<&str>| word?.replace(',', "").parse().ok();
+    let pinned = before.split_whitespace().next_back();
+    Some([number(pinned)?, number(Some(tape))?, number(behind.split_whitespace().next())?])
 }
 
 /// Functions whose calls are counted.
@@ -214,9 +218,9 @@ mod tests {
     }
 
     #[test]
-    fn the_banner_is_understood() {
-        let banner = "192 positions, 3 to a pass; 12 of 1,914 tape pages stay, runs of 16\r\n> ";
-        assert_eq!(pages(banner), Some((12, 1914)));
+    fn the_plan_is_understood() {
+        let said = "192 positions, 3 to a pass; 12 of 1,914 tape pages stay, runs of 16\nflash: 130604 B\n";
+        assert_eq!(pages(said), Some([12, 1914, 16]));
         assert_eq!(pages("no card"), None);
     }
 }
