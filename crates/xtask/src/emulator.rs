@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::firmware::Processor;
-use crate::profile::Histogram;
+use crate::profile::Addresses;
 
 /// QEMU's program for Arm.
 pub const QEMU: &str = "qemu-system-arm";
@@ -42,7 +42,7 @@ pub struct Options<'a> {
     pub trace: Option<&'a Path>,
     /// What the firmware writes to the card changes the image.
     pub keep_writes: bool,
-    /// One instruction is executed at a time, and where can be logged: [`Emulator::profile`].
+    /// One instruction is executed at a time, and where can be logged: [`Emulator::traced`].
     pub logged: bool,
 }
 
@@ -218,17 +218,21 @@ impl Emulator {
         Ok(said.to_vec())
     }
 
-    /// Types a line, counts where the next `instructions` instructions are, and ends.
+    /// Types a line, gives `read` the addresses of the instructions from then on, and ends.
     ///
     /// # Errors
-    /// If QEMU has ended, or [`Options::logged`] was not set.
-    pub fn profile(mut self, line: &str, instructions: u64) -> Result<Histogram> {
+    /// If QEMU has ended, [`Options::logged`] was not set, or `read` says so.
+    pub fn traced<T>(
+        mut self,
+        line: &str,
+        read: impl FnOnce(Addresses<ChildStderr>) -> Result<T>,
+    ) -> Result<T> {
         let log = self.child.stderr.take().context("the emulator does not log")?;
         // Ctrl-A C switches the terminal to QEMU's monitor and back.
         self.send(b"\x01clog exec,nochain\n\x01c")?;
         self.send(line.as_bytes())?;
         self.send(b"\r")?;
-        Histogram::read(log, instructions)
+        read(Addresses::new(log))
     }
 
     /// The same as text with lines that end in LF.

@@ -9,6 +9,7 @@ pub mod emulator;
 pub mod esp32;
 pub mod firmware;
 pub mod kernels;
+pub mod matrices;
 pub mod profile;
 
 use std::path::PathBuf;

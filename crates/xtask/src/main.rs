@@ -8,6 +8,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
 use xtask::emulator::{Emulator, Options, instructions};
 use xtask::firmware::{Processor, Program};
+use xtask::matrices::{self, Token};
+use xtask::profile::Histogram;
 use xtask::{card, emulator, esp32, firmware};
 
 /// Chores of the project.
@@ -60,6 +62,10 @@ struct Emulate {
     /// Check the kernel for matrices and count its instructions, without a card, and end
     #[arg(long, conflicts_with_all = ["card", "script", "bench", "profile"])]
     kernels: bool,
+    /// Count what the matrices of a token take, pages included: of the card given, or of random models whole and pruned to
+    /// one half; and end
+    #[arg(long, conflicts_with_all = ["script", "bench", "profile", "kernels"])]
+    matrices: bool,
 }
 
 fn main() -> Result<()> {
@@ -73,6 +79,9 @@ impl Emulate {
     fn run(self) -> Result<()> {
         if self.kernels {
             return kernels(self.cpu);
+        }
+        if self.matrices {
+            return matrices(self.cpu, self.card.as_deref());
         }
         let dir = tempfile::tempdir()?;
         let card = self.card.unwrap_or_else(card::default_card);
@@ -165,12 +174,49 @@ fn kernels(processor: Processor) -> Result<()> {
     Ok(())
 }
 
+/// Prints what the matrices of a token take: of one card, or of random ones.
+fn matrices(processor: Processor, card: Option<&Path>) -> Result<()> {
+    eprintln!("building the firmware ...");
+    let firmware = firmware::build(Program::Firmware, processor)?;
+    let count = |card: &Path| matrices::count(&firmware, processor, card);
+    println!("a token of                tape  in RAM  runs     pages  products  matrices      rest");
+    let row = |name: &str, token: &Token| {
+        let Token { pages, products, rest, tape, pinned, run } = token;
+        println!(
+            "{name:<24} {tape:>5} {pinned:>7} {run:>5} {pages:>9} {products:>9} {:>9} {rest:>9}",
+            token.matrices()
+        );
+    };
+    if let Some(card) = card {
+        row("the card", &count(card)?);
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    for shape in matrices::SHAPES {
+        let [whole, half] = [1.0, 0.5].map(|share| count(&matrices::random_card(shape, share, dir.path())?));
+        let (whole, half) = (whole?, half?);
+        let name = format!("{} wide, MLP of {}", shape.d_model, shape.d_ff);
+        row(&name, &whole);
+        row("  half of each matrix", &half);
+        let ratio = |all: u64, less: u64| all as f64 / less as f64;
+        println!(
+            "{:<44} {:>9.2} {:>9.2} {:>9.2}",
+            "  ratio",
+            ratio(whole.pages, half.pages),
+            ratio(whole.products, half.products),
+            ratio(whole.matrices(), half.matrices())
+        );
+    }
+    Ok(())
+}
+
 /// Prints where the instructions of a token go: those of `/bench`'s first.
 fn profile(firmware: &Path, options: &Options<'_>) -> Result<()> {
     let mut emulator = Emulator::start(firmware, options)?;
     emulator.until_prompt()?;
     let (ticks, hertz) = ticks(&emulator.line("/bench")?).context("the firmware has no clock")?;
-    let histogram = emulator.profile("/bench", instructions(ticks, hertz))?;
+    let histogram =
+        emulator.traced("/bench", |addresses| Histogram::new(addresses, instructions(ticks, hertz)))?;
     let all = histogram.instructions();
     println!("instructions  share  function");
     for (name, count) in histogram.functions(firmware)? {

@@ -17,24 +17,14 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Counts the first `most` lines of QEMU's `-d exec`:
-    /// `Trace 0: 0x7f58b4000100 [00000000/000004c1/00000104/00000001] function`, the address second.
+    /// Counts the first `most` of some addresses.
     ///
     /// # Errors
-    /// If it cannot be read.
-    pub fn read(log: impl Read, most: u64) -> Result<Self> {
-        let mut log = BufReader::with_capacity(1 << 20, log);
-        let (mut line, mut histogram, mut left) = (Vec::new(), Self::default(), most);
-        let mut before = None;
-        while left > 0 && log.read_until(b'\n', &mut line)? > 0 {
-            let here = address(&line);
-            // When time is counted, an access to a device is begun a second time, and written down twice.
-            if let Some(address) = here.filter(|_| here != before) {
-                *histogram.counts.entry(address).or_default() += 1;
-                left -= 1;
-            }
-            before = here.or(before);
-            line.clear();
+    /// If they cannot be read.
+    pub fn new(addresses: impl Iterator<Item = Result<u64>>, most: u64) -> Result<Self> {
+        let mut histogram = Self::default();
+        for address in addresses.take(most as usize) {
+            *histogram.counts.entry(address?).or_default() += 1;
         }
         Ok(histogram)
     }
@@ -57,6 +47,43 @@ impl Histogram {
         let mut functions: Vec<_> = functions.into_iter().collect();
         functions.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         Ok(functions)
+    }
+}
+
+/// The addresses of instructions, one after the other, in QEMU's `-d exec`:
+/// `Trace 0: 0x7f58b4000100 [00000000/000004c1/00000104/00000001] function`, the address second.
+pub struct Addresses<R> {
+    log: BufReader<R>,
+    line: Vec<u8>,
+    before: Option<u64>,
+}
+
+impl<R: Read> Addresses<R> {
+    /// Those of a log.
+    pub fn new(log: R) -> Self {
+        Self { log: BufReader::with_capacity(1 << 20, log), line: Vec::new(), before: None }
+    }
+}
+
+impl<R: Read> Iterator for Addresses<R> {
+    type Item = Result<u64>;
+
+    fn next(&mut self) -> Option<Result<u64>> {
+        loop {
+            self.line.clear();
+            match self.log.read_until(b'\n', &mut self.line) {
+                Ok(0) => return None,
+                Ok(_) => {}
+                Err(error) => return Some(Err(error.into())),
+            }
+            let here = address(&self.line);
+            let is_new = here != self.before;
+            self.before = here.or(self.before);
+            // When time is counted, an access to a device is begun a second time, and written down twice.
+            if let Some(address) = here.filter(|_| is_new) {
+                return Some(Ok(address));
+            }
+        }
     }
 }
 
@@ -109,7 +136,7 @@ mod tests {
             Trace 0: 0x7f58b4000200 [00000000/000004c2/00000104/00000001] \n\
             Trace 0: 0x7f58b4000200 [00000000/000004c2/00000104/00000001] \n\
             Trace 0: 0x7f58b4000100 [00000000/000004c0/00000104/00000001] step\n";
-        let histogram = Histogram::read(&log[..], 3).unwrap();
+        let histogram = Histogram::new(Addresses::new(&log[..]), 3).unwrap();
         assert_eq!(histogram.instructions(), 3);
         assert_eq!(histogram.counts[&0x4c0], 2);
         assert_eq!(histogram.counts[&0x4c2], 1);

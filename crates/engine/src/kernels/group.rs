@@ -215,31 +215,45 @@ impl<'a> GroupProduct<'a> {
 /// Kept cells of the group whose records `mask_page` holds; `None` if a mask has a bit beyond its tile's width.
 #[inline(always)]
 pub(super) fn kept_cells(dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
+    kept_cells_by(dims, group, mask_page, ones)
+}
+
+/// The same; `ones` counts the ones of the masks of tiles and unites the masks.
+#[inline(always)]
+pub(super) fn kept_cells_by(
+    dims: &MatrixDims,
+    group: u32,
+    mask_page: &Page,
+    ones: impl Fn(&[[u8; 16]]) -> (usize, [u32; 2]),
+) -> Option<usize> {
     let tiles = dims.tiles_in_group(group) as usize;
     let (records, _) = mask_page.as_chunks();
     let records = records.get(..tiles).unwrap_or(records);
     let segments = dims.segments() as usize;
     let last = dims.full_mask(segments as u32 - 1);
+    let (kept, all) = ones(records);
     if last != u64::MAX {
         // Only the last tile of a row is narrower than masks are.
         let first = segments - 1 - group as usize * TILES_PER_GROUP % segments;
         let narrow = records.iter().skip(first).step_by(segments);
-        let beyond = narrow.fold([0, 0], |[low, high], record| {
-            let [more_low, more_high] = mask_words(record);
-            [low | more_low, high | more_high]
-        });
+        let beyond = match segments {
+            1 if !COUNTS => all,
+            _ => narrow.map(mask_words).fold([0, 0], union),
+        };
         if beyond[0] & !(last as u32) | beyond[1] & !((last >> 32) as u32) != 0 {
             return None;
         }
     }
-    Some(ones(records))
+    Some(kept)
 }
 
-/// Kept cells of tiles.
+/// Whether the processor counts ones by an instruction.
+const COUNTS: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
+
+/// Ones of the masks of tiles, and the union of the masks.
 #[inline(always)]
-pub(super) fn ones(records: &[[u8; 16]]) -> usize {
-    let is_instruction = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
-    if is_instruction { ones_by_instruction(records) } else { ones_by_sums(records) }
+fn ones(records: &[[u8; 16]]) -> (usize, [u32; 2]) {
+    if COUNTS { ones_by_instruction(records) } else { ones_by_sums(records) }
 }
 
 /// The mask of a tile's record.
@@ -249,30 +263,41 @@ pub(super) fn mask_words(record: &[u8; 16]) -> [u32; 2] {
     [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
 }
 
-/// Ones of the masks of `records`.
 #[inline(always)]
-fn ones_by_instruction(records: &[[u8; 16]]) -> usize {
-    records.iter().flat_map(mask_words).map(|word| word.count_ones() as usize).sum()
+pub(super) fn union([a, b]: [u32; 2], [c, d]: [u32; 2]) -> [u32; 2] {
+    [a | c, b | d]
+}
+
+#[inline(always)]
+fn ones_by_instruction(records: &[[u8; 16]]) -> (usize, [u32; 2]) {
+    let ones = records.iter().flat_map(mask_words).map(|word| word.count_ones() as usize).sum();
+    (ones, records.iter().map(mask_words).fold([0, 0], union))
 }
 
 /// The same for processors that have no instruction for it.
 #[inline(always)]
-fn ones_by_sums(records: &[[u8; 16]]) -> usize {
-    let mut all = 0;
+fn ones_by_sums(records: &[[u8; 16]]) -> (usize, [u32; 2]) {
+    let pairs = |word: u32| {
+        let pairs = word - (word >> 1 & 0x5555_5555);
+        (pairs & 0x3333_3333) + (pairs >> 2 & 0x3333_3333)
+    };
+    let (mut all, mut any) = (0, [0, 0]);
     // A byte of sums holds what 15 masks have: each has at most 16 ones in two bytes.
     for records in records.chunks(15) {
         let mut bytes = 0;
         for record in records {
-            let [low, high] = mask_words(record).map(|word| {
-                let pairs = word - (word >> 1 & 0x5555_5555);
-                (pairs & 0x3333_3333) + (pairs >> 2 & 0x3333_3333)
-            });
-            let nibbles = low + high;
+            let [low, high] = mask_words(record);
+            any = union(any, [low, high]);
+            let mut nibbles = pairs(low);
+            // Tiles of up to 128 inputs have no such places.
+            if high != 0 {
+                nibbles += pairs(high);
+            }
             bytes += (nibbles & 0x0F0F_0F0F) + (nibbles >> 4 & 0x0F0F_0F0F);
         }
         all += (bytes & 0x00FF_00FF) + (bytes >> 8 & 0x00FF_00FF);
     }
-    ((all & 0xFFFF) + (all >> 16)) as usize
+    (((all & 0xFFFF) + (all >> 16)) as usize, any)
 }
 
 /// The lowest `n` set bits of `mask`, which has at least that many.

@@ -10,7 +10,7 @@ use core::arch::global_asm;
 use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS, TileRecord};
 use pageformer_card::{MatrixDims, Page};
 
-use super::group::{kept_cells, mask_words, ones};
+use super::group::{kept_cells_by, mask_words, union};
 use super::scalar::{CELL_INPUTS, Cell, Tiles, consume};
 use super::{Compute, GroupProduct, Head, Kernel, Scratch, shared_source};
 use crate::attention::Plain;
@@ -21,8 +21,6 @@ pub(super) const THUMB: Kernel = Kernel::new(if cfg!(arm_dsp) { "dsp" } else { "
 
 /// Cells of the largest tile.
 const MOST_CELLS: usize = u64::BITS as usize;
-/// Tiles whose cells are worth to be counted.
-const MOST_AT_LAST: usize = 10;
 /// Scales that are usual.
 const USUAL: [u16; TILE_OUTPUTS] = [0x2000; TILE_OUTPUTS];
 
@@ -35,7 +33,7 @@ impl Compute for Thumb {
     }
 
     fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
-        kept_cells(dims, group, mask_page)
+        kept_cells_by(dims, group, mask_page, ones)
     }
 
     shared_source! { Plain }
@@ -83,19 +81,25 @@ impl Tiles for Thumb {
         if product.x.len() < TILE_INPUTS && !are_within(records, product.x.len() / CELL_INPUTS) {
             return cells;
         }
-        // As long as there are cells for any tile; then those that are left, if theirs are known to be here, too.
-        let mut at_least = MOST_CELLS;
+        let mut tiles = records.len().min(out.len());
+        // As long as there are cells for any tile; then the tiles whose cells are here, as counted.
+        let mut last = cells.len().checked_sub(MOST_CELLS);
         loop {
-            let tiles = records.len().min(out.len());
-            let Some(last) = cells.len().checked_sub(at_least).filter(|_| tiles > 0) else { return cells };
+            let counted = last.is_none();
+            if counted {
+                tiles = whole(records.get(..tiles).unwrap_or(&[]), cells.len());
+            }
+            if tiles == 0 {
+                return cells;
+            }
             let begin = out.as_mut_ptr();
             let mut run = Run {
+                scale,
                 record: records.as_ptr(),
                 out: begin.cast(),
-                x: product.x.as_ptr(),
-                scale,
-                last: cells.as_ptr().wrapping_add(last),
                 end: begin.wrapping_add(tiles).cast(),
+                last: cells.as_ptr().wrapping_add(last.unwrap_or(cells.len())),
+                x: product.x.as_ptr(),
                 cells: cells.as_ptr(),
             };
             // SAFETY: there is a record for each output up to `end`, activations for each place of the masks, and from `last` on
@@ -113,10 +117,10 @@ impl Tiles for Thumb {
             cells = cells.get(used..).unwrap_or(&[]);
             records = records.get(done..).unwrap_or(&[]);
             out = out.get_mut(done..).unwrap_or(&mut []);
-            if at_least == 0 || records.len() > MOST_AT_LAST || ones(records) > cells.len() {
+            if counted {
                 return cells;
             }
-            at_least = 0;
+            (tiles, last) = (tiles - done, None);
         }
     }
 }
@@ -141,16 +145,16 @@ fn tile<'c>(
         // A damaged mask.
         return Some((products, cells.get(count(mask)..)?));
     }
-    let [a, b, c, d] = if scale.scaled == 0 { USUAL } else { record.scales }.map(u32::from);
+    let [a, b, c, d] = if scale.value == 0 { USUAL } else { record.scales }.map(u32::from);
     let record = [a | b << 16, c | d << 16, mask as u32, (mask >> 32) as u32];
     let out = &raw mut products;
     let mut run = Run {
+        scale: *scale,
         record: (&raw const record).cast(),
         out,
-        x: x.as_ptr(),
-        scale: *scale,
-        last: cells.as_ptr(),
         end: out.wrapping_add(1),
+        last: cells.as_ptr(),
+        x: x.as_ptr(),
         cells: cells.as_ptr(),
     };
     // SAFETY: one record, one output, as many cells as the mask has bits, and activations for each of its places.
@@ -170,17 +174,17 @@ fn count(mask: u64) -> usize {
 /// Tiles that are multiplied with the same activations.
 #[repr(C)]
 struct Run {
+    scale: Scale,
     /// The next tile's record.
     record: *const [u8; 16],
     /// Its products as bits of f32, or its sums.
     out: *mut [u32; TILE_OUTPUTS],
-    /// Activations.
-    x: *const i8,
-    scale: Scale,
-    /// The last of the cells that a tile may begin with, so that all it can have are there.
-    last: *const Cell,
     /// The end of `out`.
     end: *mut [u32; TILE_OUTPUTS],
+    /// The last of the cells that a tile may begin with, so that all it can have are there.
+    last: *const Cell,
+    /// Activations.
+    x: *const i8,
     /// The next tile's cells.
     cells: *const Cell,
 }
@@ -189,21 +193,19 @@ struct Run {
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Scale {
-    /// 0 if sums are wanted, without scales.
-    scaled: u32,
-    /// With a floating-point unit, an f32; otherwise what [`usual_parts`] gives.
+    /// With a floating-point unit, an f32; otherwise what [`usual_parts`] gives. 0 if sums are wanted, without scales.
     value: u32,
     exponent: u32,
 }
 
 impl Scale {
-    const NONE: Self = Self { scaled: 0, value: 0, exponent: 0 };
+    const NONE: Self = Self { value: 0, exponent: 0 };
 
     /// `None` if the general path must be taken.
     #[inline(always)]
     fn new(x_scale: f32) -> Option<Self> {
         let (value, exponent) = if cfg!(soft_f32) { usual_parts(x_scale)? } else { (x_scale.to_bits(), 0) };
-        Some(Self { scaled: 1, value, exponent })
+        (value != 0).then_some(Self { value, exponent })
     }
 }
 
@@ -213,10 +215,36 @@ fn are_usual(scales: &[u16; TILE_OUTPUTS]) -> bool {
     !cfg!(soft_f32) || is_usual(scales)
 }
 
+/// Ones of the masks of tiles, and the union of the masks.
+#[inline(always)]
+fn ones(records: &[[u8; 16]]) -> (usize, [u32; 2]) {
+    let mut union = [0, 0];
+    // SAFETY: the slice has as many as it says.
+    let ones = unsafe { pageformer_thumb_ones(records.as_ptr(), records.len(), &mut union) };
+    (ones, union)
+}
+
+/// How many tiles, from the first on, have all of their cells among the first `cells`.
+#[inline(always)]
+fn whole(records: &[[u8; 16]], cells: usize) -> usize {
+    let mut left = cells;
+    let fits = |record: &&[u8; 16]| {
+        let [low, high] = mask_words(record);
+        let mut ones = low.count_ones();
+        if high != 0 {
+            ones += high.count_ones();
+        }
+        let rest = left.checked_sub(ones as usize);
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    };
+    records.iter().take_while(fits).count()
+}
+
 /// Whether no mask has a bit beyond the first `places`.
 #[inline(always)]
 fn are_within(records: &[[u8; 16]], places: usize) -> bool {
-    let [low, high] = records.iter().map(mask_words).fold([0, 0], |[a, b], [c, d]| [a | c, b | d]);
+    let [low, high] = records.iter().map(mask_words).fold([0, 0], union);
     let all = u64::from(high) << 32 | u64::from(low);
     (u64::BITS - all.leading_zeros()) as usize <= places
 }
@@ -229,6 +257,12 @@ unsafe extern "C" {
     /// `run` has a record for each output, the cells of each that begins not behind `last`, and activations for each place of
     /// their masks.
     fn pageformer_thumb_multiply(run: *mut Run);
+
+    /// Ones of the masks of `tiles` records; the union of the masks is written.
+    ///
+    /// # Safety
+    /// `records` has so many.
+    fn pageformer_thumb_ones(records: *const [u8; 16], tiles: usize, union: &mut [u32; 2]) -> usize;
 }
 
 global_asm!(concat!(env!("THUMB_TARGET"), "\n", include_str!("thumb.s")), options(raw));

@@ -8,16 +8,15 @@
     .thumb
 
 @ Offsets of `Run`, of which there is a copy on the stack, and behind it where it came from. In the copy, X is that of place 3.
-    .equ RECORD, 0
-    .equ OUT, 4
-    .equ X, 8
-    .equ SCALED, 12
-    .equ X_SCALE, 16
-    .equ X_EXPONENT, 20
-    .equ LAST, 24
-    .equ END, 28
-    .equ CELLS, 32
-    .equ RUN, 36
+    .equ X_SCALE, 0
+    .equ X_EXPONENT, 4
+    .equ RECORD, 8
+    .equ OUT, 12
+    .equ END, 16
+    .equ LAST, 20
+    .equ X, 24
+    .equ CELLS, 28
+    .equ RUN, 32
 
 .if ARM_DSP
 @ Two products of 16 bits an instruction: of bytes 0 and 2 of four, then of bytes 1 and 3.
@@ -148,31 +147,28 @@
     .p2align 2
 pageformer_thumb_multiply:
     push {r0, r4-r11, lr}
-    ldm r0, {r1-r9}
-    add r3, r3, #12
-    push {r1-r9}
-    mov r0, r9
+    ldm r0, {r1-r8}
+    adds r7, r7, #12
+    push {r1-r8}
+    mov r10, r3
+    mov r0, r8
     adr.w lr, cases
-tile:
-    ldr r1, [sp, #LAST]
-    ldr r3, [sp, #RECORD]
-    cmp r0, r1
+    cmp r0, r6
     bhi return
-    ldr r8, [r3], #16
-    ldr r9, [r3, #-12]
-    ldr r2, [r3, #-8]
-    ldr r12, [r3, #-4]
+tile:
+    @ r10 is at the record: four scales, the mask's two words.
+    ldm r10!, {r4-r6, r12}
     ldr r1, [sp, #X]
+    mov r2, r6
 .if SOFT_F32
     @ Whether the weights' scales are usual.
-    and r8, r8, #0xE000E000
-    and r9, r9, #0xE000E000
-    cmp r8, #0x20002000
-    it eq
-    cmpeq r9, #0x20002000
+    eor r4, r4, #0x20002000
+    eor r5, r5, #0x20002000
+    orrs r4, r5
+    tst r4, #0xE000E000
     bne return
 .endif
-    str r3, [sp, #RECORD]
+    str r10, [sp, #RECORD]
     movs r4, #0
     movs r5, #0
     movs r6, #0
@@ -238,24 +234,20 @@ word:
     case
 
 finished:
-    ldr r1, [sp, #SCALED]
-    ldr r11, [sp, #OUT]
+    @ X_SCALE, X_EXPONENT, RECORD, OUT
+    ldm sp, {r1, r9-r11}
     cbnz r1, products
     stm r11!, {r4-r7}
     b ended
 products:
 .if SOFT_F32
-    ldr r1, [sp, #X_SCALE]
-    ldr r9, [sp, #X_EXPONENT]
-    ldr r10, [sp, #RECORD]
     mov r12, #1
     finish r4, -16
     finish r5, -14
     finish r6, -12
     finish r7, -10
 .else
-    ldr r10, [sp, #RECORD]
-    vldr s0, [sp, #X_SCALE]
+    vmov s0, r1
     @ A bf16 is the upper half of an f32.
     ldr r1, [r10, #-16]
     ldr r3, [r10, #-12]
@@ -282,15 +274,76 @@ products:
     vstmia r11!, {s4-s7}
 .endif
 ended:
-    ldr r1, [sp, #END]
     str r11, [sp, #OUT]
+    ldrd r1, r2, [sp, #END]
     cmp r11, r1
-    bne tile
+    beq return
+    cmp r0, r2
+    bls tile
 
 return:
     ldr r1, [sp, #RUN]
     ldr r2, [sp, #RECORD]
     str r2, [r1, #RECORD]
     str r0, [r1, #CELLS]
-    add sp, #40
+    add sp, #36
+    pop {r4-r11, pc}
+
+@ The ones of a word in each pair of its bits, added up in each nibble.
+    .macro nibbles word
+    and r11, r8, \word, lsr #1
+    subs \word, \word, r11
+    and r11, r9, \word, lsr #2
+    and \word, \word, r9
+    add \word, \word, r11
+    .endm
+
+    .section .text.pageformer_thumb_ones, "ax", %progbits
+    .global pageformer_thumb_ones
+    .type pageformer_thumb_ones, %function
+    .thumb_func
+    .p2align 2
+pageformer_thumb_ones:
+    push {r4-r11, lr}
+    mov r8, #0x55555555
+    mov r9, #0x33333333
+    mov r10, #0x0F0F0F0F
+    mov r12, #0
+    movs r6, #0
+    movs r7, #0
+    adds r0, r0, #8
+    @ A byte of sums holds what 15 masks have: each has at most 16 ones in two bytes.
+some_masks:
+    cbz r1, counted
+    mov r3, r1
+    cmp r3, #15
+    it hi
+    movhi r3, #15
+    subs r1, r1, r3
+    mov lr, #0
+mask:
+    ldrd r4, r5, [r0], #16
+    orrs r6, r6, r4
+    orrs r7, r7, r5
+    nibbles r4
+    @ Tiles of up to 128 inputs have no more.
+    cbz r5, half_a_mask
+    nibbles r5
+    adds r4, r4, r5
+half_a_mask:
+    and r11, r10, r4, lsr #4
+    and r4, r4, r10
+    add r4, r4, r11
+    add lr, lr, r4
+    subs r3, r3, #1
+    bne mask
+    and r4, lr, #0x00FF00FF
+    bic lr, lr, #0x00FF00FF
+    add r12, r12, r4
+    add r12, r12, lr, lsr #8
+    b some_masks
+counted:
+    strd r6, r7, [r2]
+    uxth r0, r12
+    add r0, r0, r12, lsr #16
     pop {r4-r11, pc}

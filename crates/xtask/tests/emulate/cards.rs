@@ -9,6 +9,7 @@ use pageformer_model::{Model, Tokenizer};
 use pageformer_toolchain::{export, write_card};
 use tempfile::TempDir;
 use xtask::card;
+use xtask::matrices::fill;
 
 /// A card in a folder, and a place for its image.
 pub struct TestCard {
@@ -90,16 +91,7 @@ const SKETCH: Shape = Shape {
 /// Random weights.
 fn random(name: &str, shape: Shape, layout: Layout) -> TestCard {
     let mut model = Model::zeros(shape).unwrap();
-    let mut state = 1u64;
-    for tensor in model.tensors_mut() {
-        // Vectors stay what they are: gains of 1, biases of 0.
-        let [_, inputs] = tensor.dims[..] else { continue };
-        let spread = 2.0 / f32::from(inputs as u16).sqrt();
-        for weight in tensor.data.iter_mut() {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            *weight = spread * ((state >> 40) as f32 / (1 << 23) as f32 - 1.0);
-        }
-    }
+    fill(&mut model);
     let card = export(&model, &Tokenizer::ascii(), layout, (4, 4), name, "random weights").unwrap();
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("card");
