@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use pageformer_card::{Layout, PAGE_BYTES};
 use pageformer_model::Model;
@@ -55,6 +55,10 @@ enum LayoutArg {
 
 impl Export {
     pub fn run(self) -> Result<()> {
+        // Before anything is written.
+        for text in &self.drafts {
+            text.metadata().with_context(|| text.display().to_string())?;
+        }
         let (mut model, tokenizer) = Model::load(&self.model)?;
         if self.density != 1.0 {
             let density = prune_by_magnitude(&mut model, self.density, self.block)?;
