@@ -40,7 +40,7 @@ pub struct Export {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     drafts: Vec<PathBuf>,
     /// What stands between these texts; without it, a file is one
-    #[arg(long, default_value = "", requires = "drafts")]
+    #[arg(long, default_value = "", hide_default_value = true, requires = "drafts")]
     separator: String,
     /// The model's name, for people [default: the model folder's]
     #[arg(long)]

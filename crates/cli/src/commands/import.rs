@@ -11,7 +11,8 @@ use pageformer_model::{Model, Tokenizer};
 pub enum Import {
     /// A llama2.c checkpoint: version 0 (f32) or version 2 (Q8_0)
     #[command(
-        after_help = "Example:\n  pageformer import llama2c stories260K.bin --tokenizer tok512.bin -o model/"
+        after_help = "Example:\n  pageformer import llama2c stories260K.bin --tokenizer tok512.bin -o model/\n\n\
+            These two files: https://huggingface.co/karpathy/tinyllamas/tree/main/stories260K"
     )]
     Llama2c {
         /// The checkpoint

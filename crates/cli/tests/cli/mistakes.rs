@@ -83,7 +83,7 @@ fn numbers_that_cannot_be_are_refused() {
         ("--context 49", ["49", "1 to 48"]),
         ("--context 0", ["0", "1 to 48"]),
         ("--batch 0", ["0", "1 to 32"]),
-        ("--batch 33", ["33", "1 to 32"]),
+        ("--batch 33", ["33", "1 to 32; change --batch"]),
         ("--temperature -1", ["-1", "0 or more"]),
         ("--temperature NaN", ["NaN", "0 or more"]),
         ("--top-p 0", ["0", "at most 1"]),
@@ -116,6 +116,13 @@ fn numbers_that_cannot_be_are_refused() {
     ] {
         let error = place.usage(command);
         assert!(error.contains("1 or more"), "{error}");
+    }
+    // What can be given instead is said.
+    for (command, part) in
+        [("eval card", "<--text <FILE>|--chat <FOLDER>>"), ("compress model -o x", "--sweep")]
+    {
+        let error = place.usage(command);
+        assert!(error.contains(part), "{error}");
     }
     for command in
         ["export model -o x --block 3x4", "export model -o x --block 4", "export model -o x --layout zip"]
