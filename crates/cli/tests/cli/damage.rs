@@ -172,8 +172,8 @@ fn a_torn_image_is_refused() {
     let image = fs::read(place.path("card.img")).unwrap();
     for length in [0, 100, 512, 1 << 20, (1 << 20) + 512, 1_100_000] {
         fs::write(place.path("torn.img"), &image[..length]).unwrap();
-        let error = place.fails_with("run torn.img --prompt Hello", &["torn.img: "]);
-        assert!(error.len() > 40, "says what to do: {error}");
+        let advice = if length < 512 { "; give the folder or the image" } else { "write the image again" };
+        place.fails_with("run torn.img --prompt Hello", &["torn.img: ", advice]);
     }
 }
 
