@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use pageformer_card::sums::SumLayout;
+use pageformer_card::{Layout, PAGE_BYTES};
 use pageformer_sim::{MemoryCard, Opened, open, open_memory};
-use pageformer_vram::Arena;
+use pageformer_vram::{Arena, Card, CardFile};
 
 /// The files of the default model's card, in the program itself so that it needs nothing else.
 pub const DEFAULT_FILES: [(&str, &[u8]); 6] = [
@@ -53,6 +55,27 @@ impl CardArg {
     pub fn default_ram(&self) -> usize {
         if self.path.is_some() { OTHER_RAM } else { DEFAULT_RAM }
     }
+}
+
+/// What a file of a card is called; in the layout `files`, the weights are many.
+pub fn file_name(file: CardFile, layout: Layout) -> String {
+    match (file, layout) {
+        (CardFile::Weights, Layout::Packed) => "weights.pages".into(),
+        (file, _) => file.to_string(),
+    }
+}
+
+/// Files whose length is not what `index.json` asks for, with their bytes and those that it asks for.
+pub fn torn(opened: &Opened<'_>) -> Vec<(CardFile, u64, u64)> {
+    let Opened { card, manifest, table } = opened;
+    let sums = SumLayout { weights_pages: table.pages(), tokenizer_pages: manifest.tokenizer_pages };
+    let files = [
+        (CardFile::Weights, sums.weights_pages),
+        (CardFile::Sums, sums.pages()),
+        (CardFile::Tokenizer, sums.tokenizer_pages),
+    ];
+    let lengths = files.map(|(file, pages)| (file, card.bytes(file), u64::from(pages) * PAGE_BYTES as u64));
+    lengths.into_iter().filter(|(_, found, expected)| found != expected).collect()
 }
 
 #[cfg(test)]

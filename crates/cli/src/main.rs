@@ -12,7 +12,7 @@ mod talks;
 mod training;
 mod ui;
 
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -67,7 +67,7 @@ fn end_when_nothing_can_be_printed() {
     }));
 }
 
-/// An error and its causes. Many name their cause themselves; nothing is said twice.
+/// An error, its causes and what to do. Many name their cause themselves; nothing is said twice.
 fn whole(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -75,7 +75,24 @@ fn whole(error: &anyhow::Error) -> String {
             text = format!("{text}: {cause}");
         }
     }
-    text
+    let advice = error.chain().find_map(|cause| advice(cause.downcast_ref()?));
+    match advice {
+        // Whoever knows more has said it.
+        Some(advice) if !text.contains("; ") => format!("{text}; {advice}"),
+        _ => text,
+    }
+}
+
+/// What to do about an error of the system, which only says what is wrong.
+fn advice(error: &io::Error) -> Option<&'static str> {
+    Some(match error.kind() {
+        ErrorKind::NotFound => "check the path",
+        ErrorKind::PermissionDenied => "check who may read and write there",
+        ErrorKind::IsADirectory => "give a file, not a folder",
+        ErrorKind::NotADirectory => "a part of the path is a file, not a folder",
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::StorageFull => "give another place",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -88,5 +105,15 @@ mod tests {
         assert_eq!(super::whole(&error), "verify: card/: no such file; export it");
         let error = Err::<(), _>(anyhow!("no such file")).context("card/").unwrap_err();
         assert_eq!(super::whole(&error), "card/: no such file");
+    }
+
+    #[test]
+    fn errors_of_the_system_say_what_to_do() {
+        let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let error = Err::<(), _>(missing()).context("text").unwrap_err();
+        assert!(super::whole(&error).starts_with("text: "));
+        assert!(super::whole(&error).ends_with("; check the path"));
+        let error = Err::<(), _>(missing()).context("text cannot be read; give another").unwrap_err();
+        assert!(!super::whole(&error).contains("check the path"));
     }
 }

@@ -273,6 +273,7 @@ pub fn advise(error: PlanError) -> anyhow::Error {
             format!("; give --context {fitting_context}, or --ram {}K", needed.div_ceil(1024))
         }
         PlanError::Context { .. } => "; change --context".into(),
+        PlanError::Batch(_) => "; change --batch".into(),
         _ => String::new(),
     };
     anyhow::anyhow!("{error}{advice}")

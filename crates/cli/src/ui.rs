@@ -39,7 +39,15 @@ pub fn parse_bytes(text: &str) -> Result<usize, String> {
     if !(0.0..=64e9).contains(&(bytes * unit)) {
         return Err(format!("`{text}` is not a size that a buffer can have"));
     }
-    Ok((bytes * unit) as usize)
+    let bytes = (bytes * unit) as usize;
+    // A buffer that is not to be had would end the program without a word.
+    let mut trial = Vec::<u8>::new();
+    match std::hint::black_box(&mut trial).try_reserve_exact(bytes) {
+        Ok(()) => Ok(bytes),
+        Err(_) => {
+            Err(format!("`{text}` is more memory than this PC gives a program; give less, such as 256K"))
+        }
+    }
 }
 
 /// A pruning block such as `4x4`.
@@ -48,12 +56,13 @@ pub fn parse_block(text: &str) -> Result<(u32, u32), String> {
         .ok_or_else(|| format!("`{text}` is not a block: two multiples of 4 up to 256, such as 4x4 or 8x16"))
 }
 
-/// Bytes for people: exact below 10,000, else in KB or MB of 1024.
+/// Bytes for people: exact below 10,000, else in KB, MB or GB of 1024.
 pub fn bytes(n: u64) -> String {
     match n {
         0..10_000 => format!("{n} B"),
         10_000..10_000_000 => format!("{:.1} KB", n as f64 / 1024.0),
-        _ => format!("{:.1} MB", n as f64 / 1024.0 / 1024.0),
+        10_000_000..10_000_000_000 => format!("{:.1} MB", n as f64 / 1024.0 / 1024.0),
+        _ => format!("{:.1} GB", n as f64 / 1024.0 / 1024.0 / 1024.0),
     }
 }
 
@@ -109,13 +118,21 @@ pub fn bar(share: f64, width: usize) -> String {
 pub struct Progress {
     what: &'static str,
     started: Instant,
+    /// Steps that were told of one by one.
+    steps: u64,
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
     /// Work called `what` begins.
     pub fn new(what: &'static str) -> Self {
-        Self { what, started: Instant::now(), bar: None }
+        Self { what, started: Instant::now(), steps: 0, bar: None }
+    }
+
+    /// One more step of `all` is done.
+    pub fn step(&mut self, all: u64) {
+        self.steps += 1;
+        self.set(self.steps, all);
     }
 
     /// So much of it is done.
@@ -141,6 +158,25 @@ impl Drop for Progress {
     }
 }
 
+/// A sign of life on the terminal's error output, for work that cannot say how much of it is done.
+pub struct Spinner(ProgressBar);
+
+impl Spinner {
+    /// Work called `what` begins; it ends when this is dropped.
+    pub fn new(what: String) -> Self {
+        let bar = ProgressBar::new_spinner().with_message(what);
+        bar.set_draw_target(ProgressDrawTarget::stderr());
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,6 +189,15 @@ mod tests {
         assert_eq!(parse_bytes("65536"), Ok(65536));
         for bad in ["", "K", "-1", "many", "1e99"] {
             assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_for_people() {
+        for (n, text) in
+            [(9_999, "9999 B"), (98_304, "96.0 KB"), (64 << 20, "64.0 MB"), (24 << 30, "24.0 GB")]
+        {
+            assert_eq!(bytes(n), text);
         }
     }
 

@@ -39,12 +39,20 @@ impl Clock {
         if let Some(pace) = &self.pace {
             let mut due = pace.lock().unwrap_or_else(PoisonError::into_inner);
             let now = Instant::now();
-            // What a sleep was too long is made up for; while nothing was to be done, nothing is owed.
+            // What a sleep was too long is made up for, if it is not much.
             *due = (*due).max(now.checked_sub(ARREARS).unwrap_or(now)) + time;
             let lead = due.saturating_duration_since(now);
             if lead > LEAD {
                 std::thread::sleep(lead);
             }
+        }
+    }
+
+    /// For a clock that holds up: what was until now is no reason to hurry. Called while nothing is to be done.
+    pub fn rest(&self) {
+        if let Some(pace) = &self.pace {
+            let mut due = pace.lock().unwrap_or_else(PoisonError::into_inner);
+            *due = (*due).max(Instant::now());
         }
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use pageformer_card::{Layout, Manifest, ManifestError, PAGE_BYTES, Page, PageFile, TensorTable};
+use pageformer_fat32::BlockDevice;
 use pageformer_mount::{FatCard, MountError, Mounted, mount};
 use pageformer_vram::{
     Arena, Card, CardFile, OutOfMemory, ReadError, WriteError, read_manifest, read_tensors,
@@ -31,6 +32,9 @@ pub enum OpenError {
     /// There is no card.
     #[error("{}: no such file or folder; give the folder or the image of an exported card", .0.display())]
     NotFound(PathBuf),
+    /// A file without a single sector.
+    #[error("{}: too short for an image; give the folder or the image of an exported card", .0.display())]
+    Short(PathBuf),
     /// A folder without `index.json`.
     #[error("{}: not a card, it has no index.json; make one with `pageformer export`", .0.display())]
     NotACard(PathBuf),
@@ -120,6 +124,9 @@ pub fn open<'m>(path: &Path, arena: &mut Arena<'m>) -> Result<Opened<'m>, OpenEr
         return Err(OpenError::NotFound(path.to_owned()));
     }
     let device = FileDevice::open(path).map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+    if device.sectors() == 0 {
+        return Err(OpenError::Short(path.to_owned()));
+    }
     let Mounted { card, manifest, table } = mount(device, arena).map_err(|error| match error {
         MountError::Memory(e) => OpenError::Memory(e),
         error => OpenError::Mount { path: path.to_owned(), error },

@@ -49,7 +49,7 @@ pub enum ExportError {
     #[error("no device could read this card: {0}; shorten the texts in it")]
     Index(ManifestError),
     /// A file could not be written.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: cannot be written: {source}; give another place", path = path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -165,7 +165,9 @@ pub fn export(
         NamedFile { name: "pages.meta".into(), bytes: writer::meta_pages(weights.len() as u32).concat() },
     ];
     match layout {
-        Layout::Packed => files.push(NamedFile { name: "weights.pages".into(), bytes: weights.concat() }),
+        Layout::Packed => {
+            files.push(NamedFile { name: "weights.pages".into(), bytes: weights.into_flattened() })
+        }
         Layout::Files => tensors.iter().for_each(|tensor| files.extend(page_files(tensor))),
     }
     Ok(CardFiles { manifest, tensors: table, files })
@@ -309,7 +311,7 @@ pub fn write_card(
         }
     }
     let mut write = || {
-        fs::create_dir_all(&partial).map_err(io(&partial))?;
+        fs::create_dir_all(&partial).map_err(io(dir))?;
         for (done, file) in (1..).zip(&card.files) {
             let path = partial.join(&file.name);
             fs::write(&path, &file.bytes).map_err(io(&path))?;

@@ -13,12 +13,12 @@ use clap::Args;
 use pageformer_engine::kernels::{self, Kernel, Team};
 use pageformer_engine::{Engine, Needs, Plan, Request, Sampler};
 use pageformer_sim::{HostCard, MemoryCard, Opened, open_memory};
-use pageformer_vram::Arena;
+use pageformer_vram::{Arena, Card, CardFile};
 use serde_json::json;
 
 use crate::card::CardArg;
 use crate::session::{ThreadsArg, advise, buffer, explain};
-use crate::ui::{Table, bytes, parse_bytes};
+use crate::ui::{Progress, Table, bytes, parse_bytes, parse_count};
 use parts::{Measured, MeasuredTeam, Parts, parts};
 use random::Dimensions;
 use yardstick::Yardstick;
@@ -35,12 +35,14 @@ use yardstick::Yardstick;
     pageformer bench card/ --yardstick /tmp/yardstick\n  \
     pageformer bench --curves docs/curves\n\n\
     Greedy; the tokens themselves do not matter. Every position's step counts with the fastest of the\n\
-    runs, so that other programs disturb little; a part, with its fastest whole run, so that parts\n\
-    add up to a little more.")]
+    runs, so that other programs disturb little. Parts are measured in runs of their own, by a\n\
+    stop-watch that makes steps slower, and each counts with its fastest whole run: they add up to\n\
+    more than a token takes. Shares are of their sum.")]
 pub struct Bench {
     #[command(flatten)]
     card: CardArg,
-    /// Instead of a card, random weights: width, MLP width, layers, heads, KV heads, vocabulary
+    /// Instead of a card, random weights: width, MLP width, layers, heads, KV heads, vocabulary. What does not fit this PC's
+    /// memory is refused
     #[arg(long, value_name = "D,FF,LAYERS,HEADS,KV,VOCAB", conflicts_with = "path")]
     random: Option<Dimensions>,
     /// Kept share of the cells of every matrix of a random model
@@ -53,15 +55,15 @@ pub struct Bench {
         allow_negative_numbers = true
     )]
     density: f64,
-    /// Tokens of a run [default: 256, or the context if that is shorter]
-    #[arg(long, value_name = "TOKENS")]
-    tokens: Option<u32>,
+    /// Tokens of a run, at most the context [default: 256, or the context if that is shorter]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_count)]
+    tokens: Option<usize>,
     /// Runs
-    #[arg(long, value_name = "RUNS", default_value_t = 9)]
+    #[arg(long, value_name = "RUNS", default_value_t = 9, value_parser = parse_count)]
     runs: usize,
-    /// RAM [default: enough for everything]
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, default_value = "256M", hide_default_value = true)]
-    ram: usize,
+    /// RAM: where it does not hold the whole tape, pages are streamed [default: enough for everything]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    ram: Option<usize>,
     /// Positions [default: the model's own]
     #[arg(long, value_name = "POSITIONS")]
     context: Option<u32>,
@@ -89,9 +91,6 @@ pub struct Bench {
 
 impl Bench {
     pub fn run(self) -> Result<()> {
-        if self.runs == 0 || self.tokens == Some(0) {
-            bail!("--runs and --tokens must be 1 or more");
-        }
         let kernel = match self.kernel.as_str() {
             "auto" => kernels::best(),
             name => kernels::available().find(|k| k.name == name).with_context(|| {
@@ -107,23 +106,28 @@ impl Bench {
             None => Source::Card(self.card.clone()),
         };
         let request = Request { context: self.context, batch: self.batch, ..Request::default() };
-        let mut memory = buffer(self.ram);
+        let mut memory = buffer(self.ram.map_or_else(|| source.ample(), Ok)?);
         let mut engine = source.start(&mut memory, &request, kernel)?;
         let (plan, shape) = (*engine.plan(), *engine.shape());
+        let tokens = self.tokens(plan.context, shape.max_seq)?;
         let started = Instant::now();
         let packed = if self.no_prepack { 0 } else { engine.prepack() };
-        let packing = started.elapsed();
-        let tokens = self.tokens.unwrap_or(256).min(plan.context) as usize;
+        let packing = started.elapsed().as_secs_f64() * 1e3; // milliseconds
+        let unpacked = (packed == 0).then(|| self.why_unpacked(&plan, kernel));
         let yardstick = self.yardstick.as_ref().map(|program| Yardstick::new(program, &shape)).transpose()?;
 
         let team = self.threads.team()?;
         let (mut alone, mut together, mut other) = (Speed::default(), Speed::default(), Fastest::default());
+        let passes = tokens + tokens.div_ceil(plan.batch as usize);
+        let steps = self.runs * (passes * (1 + usize::from(team.is_some())) + tokens);
+        let mut progress = Progress::new("measuring");
+        let tick = &mut || progress.step(steps as u64);
         for _ in 0..self.runs {
             engine.share_with(None);
-            alone.measure(&mut engine, tokens)?;
+            alone.measure(&mut engine, tokens, tick)?;
             if team.is_some() {
                 engine.share_with(team);
-                together.measure(&mut engine, tokens)?;
+                together.measure(&mut engine, tokens, tick)?;
             }
             if let Some(yardstick) = &yardstick {
                 other.take(yardstick.run(tokens)?);
@@ -138,7 +142,8 @@ impl Bench {
         }
         engine.share_with(measured.as_ref().map(|team| team as &dyn Team));
         let parts = (0..self.runs)
-            .try_fold(Parts::MOST, |least, _| anyhow::Ok(least.least(parts(&mut engine, tokens)?)))?;
+            .try_fold(Parts::MOST, |least, _| anyhow::Ok(least.least(parts(&mut engine, tokens, tick)?)))?;
+        drop(progress);
 
         let alone = alone.per_second(tokens);
         let [decode, prefill] = if team.is_some() { together.per_second(tokens) } else { alone };
@@ -156,6 +161,8 @@ impl Bench {
                 "context": plan.context,
                 "pages_streamed_per_pass": pages,
                 "prepacked_bytes": packed,
+                "prepack_ms": packing,
+                "not_prepacked": unpacked,
                 "decode_tokens_per_s": decode,
                 "prefill_tokens_per_s": prefill,
                 "decode_us_per_token": parts,
@@ -178,9 +185,9 @@ impl Bench {
         );
         println!("  decode     {decode:.0} tokens/s");
         println!("  prefill    {prefill:.0} tokens/s, {} positions a pass", plan.batch);
-        if packed > 0 {
-            let milliseconds = packing.as_secs_f64() * 1e3;
-            println!("  prepacked  {} in {milliseconds:.1} ms", bytes(packed as u64));
+        match unpacked {
+            None => println!("  prepacked  {} in {packing:.1} ms", bytes(packed as u64)),
+            Some(why) => println!("  prepacked  nothing: {why}"),
         }
         if team.is_some() {
             let [by_decode, by_prefill] = [decode / alone[0], prefill / alone[1]];
@@ -203,8 +210,44 @@ impl Bench {
                 format!("{:.1} %", 100.0 * us / parts.total()),
             ]);
         }
+        table.row(["all".into(), format!("{:.2}", parts.total()), "100.0 %".into()]);
         print!("{table}");
+        println!(
+            "\nwithout the stop-watch that measures parts, in runs of their own, a token takes {:.2} us",
+            1e6 / decode
+        );
         Ok(())
+    }
+
+    /// Tokens of a run.
+    fn tokens(&self, context: u32, most: u32) -> Result<usize> {
+        let fit = context as usize;
+        match self.tokens {
+            Some(tokens) if tokens > fit => {
+                let longer = match self.context {
+                    Some(_) if context < most => format!(", or a longer --context, {most} at most"),
+                    _ => String::new(),
+                };
+                bail!(
+                    "--tokens {tokens} are more than the context of {context} positions; give --tokens {context} or less{longer}"
+                )
+            }
+            tokens => Ok(tokens.unwrap_or(256).min(fit)),
+        }
+    }
+
+    /// Why no matrix was packed anew.
+    fn why_unpacked(&self, plan: &Plan, kernel: Kernel) -> String {
+        let (tape, streamed) = (plan.pinning.tape, plan.pinning.streamed());
+        if self.no_prepack {
+            "--no-prepack".into()
+        } else if streamed > 0 {
+            format!(
+                "{streamed} of {tape} pages are streamed, and only a tape that is wholly in RAM is packed; give more --ram"
+            )
+        } else {
+            format!("kernel {} multiplies from pages", kernel.name)
+        }
     }
 }
 
@@ -228,6 +271,17 @@ impl Source {
             Self::Card(card) => card.id(),
             Self::Random(..) => self.name(),
         }
+    }
+
+    /// RAM for everything.
+    fn ample(&self) -> Result<usize> {
+        /// Whatever is no weights; of it, only what is written to takes memory.
+        const REST: usize = 256 << 20;
+        let weights = match self {
+            Self::Random(_, card) => card.bytes(CardFile::Weights),
+            Self::Card(card) => card.open(&mut Arena::new(&mut buffer(REST)))?.card.bytes(CardFile::Weights),
+        };
+        Ok(REST + weights as usize)
     }
 
     fn start<'m>(
@@ -256,9 +310,14 @@ struct Speed {
 
 impl Speed {
     /// One more run of each.
-    fn measure(&mut self, engine: &mut Engine<'_, HostCard<'_>>, tokens: usize) -> Result<()> {
-        self.decode.take(decode_once(engine, tokens)?.all);
-        self.prefill.take(prefill_once(engine, tokens)?);
+    fn measure(
+        &mut self,
+        engine: &mut Engine<'_, HostCard<'_>>,
+        tokens: usize,
+        tick: &mut dyn FnMut(),
+    ) -> Result<()> {
+        self.decode.take(decode_once(engine, tokens, tick)?.all);
+        self.prefill.take(prefill_once(engine, tokens, tick)?);
         Ok(())
     }
 
@@ -299,8 +358,12 @@ struct Steps {
     choosing: Vec<Duration>,
 }
 
-/// `tokens` steps that each take the token that the one before chose.
-fn decode_once(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize) -> Result<Steps> {
+/// `tokens` steps that each take the token that the one before chose. `tick` is called after each, and not timed.
+fn decode_once(
+    engine: &mut Engine<'_, HostCard<'_>>,
+    tokens: usize,
+    tick: &mut dyn FnMut(),
+) -> Result<Steps> {
     engine.truncate(0);
     let mut token = 1;
     let mut steps = Steps { all: Vec::with_capacity(tokens), choosing: Vec::with_capacity(tokens) };
@@ -311,12 +374,17 @@ fn decode_once(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize) -> Result<S
         token = Sampler::GREEDY.clone().choose(logits);
         steps.choosing.push(stepped.elapsed());
         steps.all.push(started.elapsed());
+        tick();
     }
     Ok(steps)
 }
 
-/// Times of the passes over a prompt of `tokens` tokens.
-fn prefill_once(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize) -> Result<Vec<Duration>> {
+/// Times of the passes over a prompt of `tokens` tokens. `tick` is called after each, and not timed.
+fn prefill_once(
+    engine: &mut Engine<'_, HostCard<'_>>,
+    tokens: usize,
+    tick: &mut dyn FnMut(),
+) -> Result<Vec<Duration>> {
     engine.truncate(0);
     let vocab = engine.shape().vocab as usize;
     let prompt: Vec<u16> = (0..tokens).map(|i| (i * 7919 % vocab) as u16).collect();
@@ -324,7 +392,9 @@ fn prefill_once(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize) -> Result<
     let passes = prompt.chunks(batch).map(|part| {
         let started = Instant::now();
         engine.step(part).map_err(explain)?;
-        Ok(started.elapsed())
+        let time = started.elapsed();
+        tick();
+        Ok(time)
     });
     passes.collect()
 }

@@ -153,9 +153,18 @@ struct Pc {
     reload: bool,
 }
 
+impl Pc {
+    /// The clock of the board whose speed is kept, if one is.
+    fn pace(&self) -> Option<&Clock> {
+        self.model.board.as_ref().filter(|_| self.model.paced).map(|(_, clock)| clock)
+    }
+}
+
 impl Host for Pc {
+    /// Where a board's speed is kept, its clock's: nobody's pauses count, nor what this PC does meanwhile.
     fn ticks(&mut self) -> Option<u64> {
-        Some(self.started.elapsed().as_micros() as u64)
+        let time = self.pace().map_or_else(|| self.started.elapsed(), Clock::now);
+        Some(time.as_micros() as u64)
     }
 
     fn ticks_per_second(&self) -> u32 {
@@ -164,6 +173,9 @@ impl Host for Pc {
 
     fn idle(&mut self) {
         self.keys.wait();
+        if let Some(clock) = self.pace() {
+            clock.rest();
+        }
     }
 
     fn memory(&mut self, out: &mut dyn fmt::Write) -> fmt::Result {
@@ -217,10 +229,6 @@ impl Host for Pc {
     }
 
     fn place(&self) -> &'static str {
-        if self.model.board.is_some() && self.model.paced {
-            " as predicted for the board"
-        } else {
-            " on this PC"
-        }
+        if self.pace().is_some() { " as predicted for the board" } else { " on this PC" }
     }
 }

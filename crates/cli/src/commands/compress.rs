@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf, absolute};
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use pageformer_model::{Model, Tokenizer};
 use pageformer_train::curve::{Line, chart};
 use pageformer_train::data::Frame;
@@ -20,7 +20,7 @@ use crate::ui::{Table, parse_block};
 /// Prunes a model to a density, trains it on while it is pruned (with the engine's int8 arithmetic simulated, so
 /// that what is trained is what runs), and measures what each step costs on text that was not trained on.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  \
+#[command(group(ArgGroup::new("densities").args(["density", "sweep"]).required(true)), after_help = "Examples:\n  \
     pageformer compress model/ -o small/ --density 0.5 --finetune stories.txt --steps 1500\n  \
     pageformer compress model/ -o small/ --density 0.5 --data stories.txt --method wanda  # one-shot\n  \
     pageformer compress model/ -o curve/ --sweep 1,0.75,0.5,0.35,0.25 --finetune stories.txt \\\n      \
@@ -38,18 +38,18 @@ pub struct Compress {
     #[arg(short, long)]
     output: PathBuf,
     /// Share of the cells that is kept
-    #[arg(long, required_unless_present = "sweep")]
+    #[arg(long)]
     density: Option<f64>,
     /// Several densities: makes the whole curve, as table, curve.json and curve.svg
-    #[arg(long, value_delimiter = ',', conflicts_with = "density")]
+    #[arg(long, value_delimiter = ',')]
     sweep: Vec<f64>,
-    /// Blocks that are pruned together: outputs x inputs, multiples of 4
+    /// Blocks that are pruned together: outputs x inputs, multiples of 4 [default: the recipe's, 4x4]
     #[arg(long, value_name = "RxC", value_parser = parse_block)]
     block: Option<(u32, u32)>,
-    /// What makes a block worth keeping
+    /// What makes a block worth keeping [default: the recipe's, fisher]
     #[arg(long, value_enum)]
     method: Option<MethodArg>,
-    /// Whether blocks compete with all others or within their matrix
+    /// Whether blocks compete with all others or within their matrix [default: the recipe's, global]
     #[arg(long, value_enum)]
     scope: Option<ScopeArg>,
     /// Text or chats to calibrate and to measure on (the part held out)
@@ -64,7 +64,7 @@ pub struct Compress {
     /// Prune gradually while training on, on these files or those of --data; without it, one-shot
     #[arg(long, value_name = "FILE", num_args = 0..)]
     finetune: Option<Vec<PathBuf>>,
-    /// Steps of the fine-tuning
+    /// Steps of the fine-tuning [default: the recipe's, 2400]
     #[arg(long)]
     steps: Option<usize>,
     /// A TOML file with the tables train, prune and distill of the fine-tuning, and data if it is not given here

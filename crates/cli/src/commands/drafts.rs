@@ -36,7 +36,7 @@ pub struct DraftsArgs {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     data: Vec<PathBuf>,
     /// What stands between texts; without it, a file is one
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     separator: String,
     /// Pages of the table
     #[arg(long, value_name = "PAGES", default_value_t = PAGES, value_parser = clap::value_parser!(u32).range(1..=65_536))]

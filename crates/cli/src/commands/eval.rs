@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use pageformer_engine::Request;
 use pageformer_model::{Model, Reference, Sample, Score, Scorer, documents, evaluate, log_softmax};
 use serde_json::json;
@@ -17,7 +17,7 @@ use crate::ui::{Progress, Table, parse_bytes, parse_count};
 /// Measures how well a model predicts a text. A card is run by the int8 engine, a model folder by the f32
 /// reference, so that the difference is what quantization costs.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  \
+#[command(group(ArgGroup::new("what").args(["text", "chat"]).required(true)), after_help = "Examples:\n  \
     pageformer eval card/ --text stories.txt --separator '<|endoftext|>' --documents 20\n  \
     pageformer eval model/ --text stories.txt --separator '<|endoftext|>' --documents 20\n  \
     pageformer eval card/ --chat corpora/chat --sample 1000 --wrong\n\n\
@@ -27,10 +27,10 @@ pub struct Eval {
     /// A card (folder or image) or a model folder [default: the chat model that ships with this program]
     model: Option<PathBuf>,
     /// The text
-    #[arg(long, value_name = "FILE", required_unless_present = "chat")]
+    #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// A corpus of questions with right answers instead: a folder with intents.json, heldout.jsonl, train.jsonl
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["text", "separator", "documents"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["separator", "documents"])]
     chat: Option<PathBuf>,
     /// Ask only N of the training questions, evenly spread
     #[arg(long, value_name = "N", requires = "chat")]
@@ -39,7 +39,7 @@ pub struct Eval {
     #[arg(long, requires = "chat")]
     wrong: bool,
     /// What stands between documents; without it, the whole text is one
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     separator: String,
     /// Only the first N documents
     #[arg(long, value_name = "N", value_parser = parse_count)]

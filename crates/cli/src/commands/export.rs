@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use pageformer_card::{Layout, PAGE_BYTES};
 use pageformer_model::Model;
@@ -40,7 +40,7 @@ pub struct Export {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     drafts: Vec<PathBuf>,
     /// What stands between these texts; without it, a file is one
-    #[arg(long, default_value = "", requires = "drafts")]
+    #[arg(long, default_value = "", hide_default_value = true, requires = "drafts")]
     separator: String,
     /// The model's name, for people [default: the model folder's]
     #[arg(long)]
@@ -55,6 +55,10 @@ enum LayoutArg {
 
 impl Export {
     pub fn run(self) -> Result<()> {
+        // Before anything is written.
+        for text in &self.drafts {
+            text.metadata().with_context(|| text.display().to_string())?;
+        }
         let (mut model, tokenizer) = Model::load(&self.model)?;
         if self.density != 1.0 {
             let density = prune_by_magnitude(&mut model, self.density, self.block)?;

@@ -11,7 +11,7 @@ use pageformer_image::{FileSource, Options, write_image};
 use pageformer_sim::open;
 use pageformer_vram::{Arena, Card, CardFile};
 
-use crate::card::{CardArg, DEFAULT_FILES};
+use crate::card::DEFAULT_FILES;
 use crate::session::buffer;
 use crate::ui::{Progress, bytes};
 
@@ -22,8 +22,9 @@ use crate::ui::{Progress, bytes};
     sudo dd if=card.img of=/dev/sdX bs=1M conv=fsync    # onto a real card: mind the X\n\n\
     Such an image is also what QEMU takes, and what `pageformer run` and `chat` mount as a board would.")]
 pub struct Image {
-    #[command(flatten)]
-    card: CardArg,
+    /// The card's folder [default: the chat model that ships with this program]
+    #[arg(value_name = "CARD")]
+    card: Option<PathBuf>,
     /// The image to write
     #[arg(short, long)]
     output: PathBuf,
@@ -31,7 +32,7 @@ pub struct Image {
 
 impl Image {
     pub fn run(self) -> Result<()> {
-        let files = match &self.card.path {
+        let files = match &self.card {
             Some(dir) if dir.is_dir() => files(dir)?,
             Some(other) => {
                 bail!("{}: not a folder; give the folder that `pageformer export` wrote", other.display())

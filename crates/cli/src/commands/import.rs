@@ -1,6 +1,6 @@
 //! `pageformer import`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
@@ -11,7 +11,8 @@ use pageformer_model::{Model, Tokenizer};
 pub enum Import {
     /// A llama2.c checkpoint: version 0 (f32) or version 2 (Q8_0)
     #[command(
-        after_help = "Example:\n  pageformer import llama2c stories260K.bin --tokenizer tok512.bin -o model/"
+        after_help = "Example:\n  pageformer import llama2c stories260K.bin --tokenizer tok512.bin -o model/\n\n\
+            These two files: https://huggingface.co/karpathy/tinyllamas/tree/main/stories260K"
     )]
     Llama2c {
         /// The checkpoint
@@ -45,6 +46,8 @@ impl Import {
         }
         let (model, tokenizer, output) = match self {
             Import::Llama2c { checkpoint, tokenizer, output } => {
+                is_file(&checkpoint, "a llama2.c checkpoint, such as stories260K.bin")?;
+                is_file(&tokenizer, "the checkpoint's tokenizer, such as tok512.bin")?;
                 let (model, tokenizer) = pageformer_import::llama2c(&checkpoint, &tokenizer)?;
                 (model, tokenizer, output)
             }
@@ -52,6 +55,10 @@ impl Import {
                 if heads == 0 {
                     bail!("--heads 0 is not possible; the original sketch had 4");
                 }
+                is_file(
+                    &dir.join("index.json"),
+                    "the folder of a card of the original sketch, which has one",
+                )?;
                 let (model, tokenizer) = pageformer_import::sketch(&dir, heads)?;
                 (model, tokenizer, output)
             }
@@ -60,7 +67,16 @@ impl Import {
     }
 }
 
-fn save(model: &Model, tokenizer: &Tokenizer, output: &std::path::Path) -> Result<()> {
+/// Makes sure that a file is there, which is `wanted`.
+fn is_file(path: &Path, wanted: &str) -> Result<()> {
+    match (path.exists(), path.is_dir()) {
+        (false, _) => bail!("{}: no such file; give {wanted}", path.display()),
+        (_, true) => bail!("{} is a folder; give {wanted}", path.display()),
+        _ => Ok(()),
+    }
+}
+
+fn save(model: &Model, tokenizer: &Tokenizer, output: &Path) -> Result<()> {
     model.save(tokenizer, output)?;
     let shape = &model.shape;
     println!(

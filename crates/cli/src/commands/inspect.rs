@@ -1,6 +1,6 @@
 //! `pageformer inspect`.
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use pageformer_card::page::pages_for;
 use pageformer_card::tensor::group_cells;
@@ -9,9 +9,13 @@ use pageformer_sim::{HostCard, Opened};
 use pageformer_vram::{Arena, Card, CardFile, PageMeta, read_meta};
 use serde_json::json;
 
-use crate::card::CardArg;
+use crate::card::{CardArg, file_name, torn};
 use crate::session::buffer;
 use crate::ui::{Table, bar, bytes};
+
+/// What to do about a card that is not as it was written.
+const REPAIR: &str =
+    "export the card again, or copy its files again; `pageformer verify` says what else is bad";
 
 /// Shows what is on a card: the model, the tape, every tensor, and where the bytes go.
 #[derive(Args)]
@@ -44,8 +48,19 @@ impl Row {
 impl Inspect {
     pub fn run(self) -> Result<()> {
         let mut memory = buffer(64 << 20);
-        let Opened { mut card, manifest, table } = self.card.open(&mut Arena::new(&mut memory))?;
-        let rows = rows(&mut card, &table)?;
+        let opened = self.card.open(&mut Arena::new(&mut memory))?;
+        let name = self.card.name();
+        for (file, found, expected) in torn(&opened) {
+            let file_name = file_name(file, opened.manifest.layout);
+            let what =
+                format!("{name}: {file_name}: {found} bytes where index.json asks for {expected}; {REPAIR}");
+            if file == CardFile::Weights {
+                bail!(what);
+            }
+            eprintln!("{what}");
+        }
+        let Opened { mut card, manifest, table } = opened;
+        let rows = rows(&mut card, &table).with_context(|| name)?;
         let kept: u64 = rows.iter().filter_map(|r| r.cells).map(|c| c.0).sum();
         let all: u64 = rows.iter().filter_map(|r| r.cells).map(|c| c.1).sum();
         let dense: u64 = rows.iter().map(|r| u64::from(table.shape().kind(r.tensor).dense_pages())).sum();
@@ -166,17 +181,20 @@ fn rows(card: &mut HostCard<'_>, table: &TensorTable<'_>) -> Result<Vec<Row>> {
             TensorKind::Matrix { dims, .. } => {
                 let (mut page, mut kept) = (pages.start, 0);
                 for group in 0..dims.groups() {
+                    let here =
+                        || format!("{tensor}, page {} (page {page} of the weights)", page - pages.start);
                     let mut mask = [[0; PAGE_BYTES]];
-                    card.read(CardFile::Weights, page, &mut mask)?;
-                    let cells = group_cells(&dims, group, &mask[0]).map_err(|_| {
-                        anyhow::anyhow!(
-                            "{tensor}: page {} is no mask page of this matrix; see `pageformer verify`",
-                            page - pages.start
-                        )
-                    })?;
+                    card.read(CardFile::Weights, page, &mut mask).with_context(here)?;
+                    let cells = group_cells(&dims, group, &mask[0])
+                        .map_err(|_| anyhow!("{}: no mask page of this matrix; {REPAIR}", here()))?;
                     kept += u64::from(cells);
                     page += 1 + pages_for(u64::from(cells) * 16) as u32;
+                    ensure!(
+                        page <= pages.end,
+                        "{tensor}: its masks ask for more pages than it has; {REPAIR}"
+                    );
                 }
+                ensure!(page == pages.end, "{tensor}: its masks ask for fewer pages than it has; {REPAIR}");
                 row.dims = format!("{}x{}", dims.outputs, dims.inputs);
                 row.mask_pages = dims.groups();
                 row.cells = Some((kept, dims.cells()));

@@ -33,6 +33,7 @@ const DEFAULT_BOARD: &str = "esp32s3";
     pageformer plan card/ --board rp2040 --context 128 --target 10\n  \
     pageformer plan card/ --board esp32s3 --sd sdmmc-4 --svg speed.svg\n  \
     pageformer plan --board list\n\n\
+    Without --board it is an esp32s3.\n\
     Everything is predicted, nothing was measured on a board: the engine runs over the card with the\n\
     board's memory plan and by a virtual clock; what a page, a command and an instruction take there is\n\
     from the sources that `--board list` names.")]
@@ -57,7 +58,7 @@ pub struct Plan {
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// What stands between texts; without it, a file is one
-    #[arg(long, default_value = "", requires = "text")]
+    #[arg(long, default_value = "", hide_default_value = true, requires = "text")]
     separator: String,
     /// Reply to the first N of them only
     #[arg(long, value_name = "N", requires = "text", default_value_t = 20, value_parser = parse_count)]

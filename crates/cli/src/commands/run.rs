@@ -23,7 +23,7 @@ pub struct Run {
     #[command(flatten)]
     card: CardArg,
     /// The text to continue; empty begins a new one
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     prompt: String,
     #[command(flatten)]
     generate: Generate,

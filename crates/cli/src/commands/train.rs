@@ -23,7 +23,8 @@ use crate::training::{Sets, checkpoint, ready, run, save};
     {\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"content\": \"Hello!\"}]}\n\
     or a plain file with a line for the question, one for the answer, and a blank line (--preset chat).\n\n\
     Presets: sketch (2 layers, 64 wide, ASCII, 64 positions), chat (2 layers, 128 wide, 1536 tokens,\n\
-    192 positions), stories (5 layers, 64 wide, 512 tokens, 512 positions). The same recipe gives the same weights, for any --threads.")]
+    192 positions), stories (5 layers, 64 wide, 512 tokens, 512 positions). Options that are not given are the preset's or the recipe's.\n\
+    The same recipe gives the same weights, for any --threads.")]
 pub struct Train {
     /// Files to train on; instead of the recipe's
     #[arg(long, value_name = "FILE", num_args = 1..)]

@@ -15,7 +15,7 @@ use pageformer_sim::{HostCard, Opened};
 use pageformer_vram::{Arena, Card, CardFile, read_meta};
 use serde_json::json;
 
-use crate::card::CardArg;
+use crate::card::{CardArg, file_name, torn};
 use crate::session::buffer;
 use crate::ui::Progress;
 
@@ -84,19 +84,26 @@ impl Check {
     }
 
     fn card(&mut self, opened: &mut Opened<'_>) {
+        let torn = torn(opened);
         let Opened { card, manifest, table } = opened;
         let sums = SumLayout { weights_pages: table.pages(), tokenizer_pages: manifest.tokenizer_pages };
-        for (file, pages) in [
-            (CardFile::Weights, sums.weights_pages),
-            (CardFile::Sums, sums.pages()),
-            (CardFile::Tokenizer, sums.tokenizer_pages),
-        ] {
-            let (expected, found) = (u64::from(pages) * PAGE_BYTES as u64, card.bytes(file));
-            if expected != found {
-                self.problem(file, format!("{found} bytes where index.json asks for {expected}"));
-            }
+        let page_of_weights = |number: u32| {
+            table.locate(number).map_or(format!("weights, page {number}"), |(tensor, page)| {
+                format!("{tensor}, page {page} (page {number} of the weights)")
+            })
+        };
+        for (file, found, expected) in torn {
+            let cut = match file {
+                CardFile::Weights if found < expected => {
+                    format!("; missing from {} on", page_of_weights((found / PAGE_BYTES as u64) as u32))
+                }
+                _ => String::new(),
+            };
+            let what = format!("{found} bytes where index.json asks for {expected}{cut}");
+            self.problem(file_name(file, manifest.layout), what);
         }
         let Some(known) = self.read_all(card, CardFile::Sums, sums.pages()) else { return };
+        // Where the file of checksums is cut off, there is none to compare with.
         let sum = |number: u32| {
             let (page, at) = SumLayout::place(number);
             known.get(page as usize).map(|page| u32_at(page, at))
@@ -105,13 +112,13 @@ impl Check {
         let index_pages = card.bytes(CardFile::Index).div_ceil(PAGE_BYTES as u64) as u32;
         if let Some(index) = self.read_all(card, CardFile::Index, index_pages) {
             let bytes = &index.as_flattened()[..card.bytes(CardFile::Index) as usize];
-            if sum(sums.of_index()) != Some(checksum(bytes)) {
+            if sum(sums.of_index()).is_some_and(|sum| sum != checksum(bytes)) {
                 self.problem("index.json", "the checksum is wrong: changed after the export");
             }
         }
         if let Some(pages) = self.read_all(card, CardFile::Tokenizer, sums.tokenizer_pages) {
             for (number, page) in (0..).zip(&pages) {
-                if sum(sums.of_tokenizer(number)) != Some(checksum(page)) {
+                if sum(sums.of_tokenizer(number)).is_some_and(|sum| sum != checksum(page)) {
                     self.problem(format!("tokenizer.bin, page {number}"), "the checksum is wrong");
                 }
             }
@@ -125,12 +132,8 @@ impl Check {
         self.drafts(card, manifest.shape.vocab);
         let Some(weights) = self.read_all(card, CardFile::Weights, sums.weights_pages) else { return };
         for (number, page) in (0..).zip(&weights) {
-            if sum(sums.of_weights(number)) != Some(checksum(page)) {
-                let place =
-                    table.locate(number).map_or(format!("weights, page {number}"), |(tensor, page)| {
-                        format!("{tensor}, page {page} (page {number} of the weights)")
-                    });
-                self.problem(place, "the checksum is wrong");
+            if sum(sums.of_weights(number)).is_some_and(|sum| sum != checksum(page)) {
+                self.problem(page_of_weights(number), "the checksum is wrong");
             }
         }
         for tensor in table.shape().iter_tensors() {
@@ -178,15 +181,25 @@ impl Check {
         }
     }
 
-    /// Reads a whole file; a page that cannot be read is a problem, and then there is no file.
+    /// Reads `pages` pages of a file, or as many as it has; one that cannot be read is a problem, and then there is no file.
     fn read_all(&mut self, card: &mut HostCard<'_>, file: CardFile, pages: u32) -> Option<Vec<Page>> {
         const RUN: usize = 64;
         let mut progress = Progress::new("reading");
-        let mut all = vec![[0; PAGE_BYTES]; pages as usize];
+        // Only the index ends within a page.
+        let whole = match file {
+            CardFile::Index => pages,
+            _ => pages.min((card.bytes(file) / PAGE_BYTES as u64) as u32),
+        };
+        let mut all = vec![[0; PAGE_BYTES]; whole as usize];
         for (number, run) in all.chunks_mut(RUN).enumerate() {
             let first = (number * RUN) as u32;
             if let Err(error) = card.read(file, first, run) {
-                self.problem(format!("{file}, pages {first} to {}", first as usize + run.len() - 1), error);
+                // Which of them it is, if it is one.
+                let bad = (first..).zip(&mut *run).find_map(|(number, page)| {
+                    card.read(file, number, std::slice::from_mut(page)).err().map(|error| (number, error))
+                });
+                let (number, error) = bad.unwrap_or((first, error));
+                self.problem(format!("{file}, page {number}"), error);
                 return None;
             }
             self.checked += run.len() as u64;

@@ -1,6 +1,6 @@
 //! `bench`: what it measures is no test's business, but that it measures is.
 
-use crate::support::Place;
+use crate::support::{Place, numbers};
 
 const QUICK: &str = "--tokens 8 --runs 2 --context 32";
 
@@ -20,7 +20,85 @@ fn bench_has_its_keys() {
         let model = what.split(" --").next().unwrap().replace("--random", "random");
         assert_eq!(got["model"], model);
         assert_eq!((&got["tokens"], &got["pages_streamed_per_pass"]), (&8.into(), &0.into()));
+        assert!(got["prepack_ms"].as_f64().unwrap() >= 0.0, "{got:#}");
+        assert_eq!(got["not_prepacked"].is_null(), got["prepacked_bytes"].as_u64().unwrap() > 0, "{got:#}");
     }
+}
+
+#[test]
+fn why_nothing_was_packed_is_said() {
+    let place = Place::with_tiny_card();
+    for (options, why) in
+        [("--no-prepack", "--no-prepack"), ("--kernel portable", "kernel portable"), ("--ram 5K", "streamed")]
+    {
+        let got = place.json(&format!("bench card {QUICK} {options}"));
+        assert_eq!(got["prepacked_bytes"], 0, "{got:#}");
+        let said = got["not_prepacked"].as_str().unwrap();
+        assert!(said.contains(why), "{options}: {said}");
+        let table = place.ok(&format!("bench card {QUICK} {options}"));
+        assert!(table.contains(&format!("  prepacked  nothing: {said}\n")), "{table}");
+        if why == "streamed" {
+            assert_eq!(numbers(said)[0], got["pages_streamed_per_pass"].as_u64().unwrap(), "{got:#}");
+        }
+    }
+}
+
+/// Parts are of runs of their own: beneath them stands what they add up to, and what a token takes.
+#[test]
+fn the_table_of_parts_tells_its_sum_from_a_token() {
+    let place = Place::with_tiny_card();
+    let text = place.ok(&format!("bench card {QUICK}"));
+    let number = |line: &str| -> f64 { line.split_whitespace().find_map(|word| word.parse().ok()).unwrap() };
+    let line =
+        |begin: &str| text.lines().find(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("{text}"));
+    let parts = ["matrices", "attention", "norms quantization", "sampling", "paging and rest"];
+    let sum: f64 = parts.iter().map(|part| number(line(part))).sum();
+    assert!((number(line("all ")) - sum).abs() < 0.05, "{text}");
+    let token = number(line("without the stop-watch"));
+    assert!((token * number(line("  decode")) / 1e6 - 1.0).abs() < 0.01, "{text}");
+}
+
+#[test]
+fn more_tokens_than_positions_are_refused() {
+    let place = Place::with_tiny_card();
+    let error = place.fails_with("bench card --tokens 49", &["--tokens 49", "48 positions", "--tokens 48"]);
+    // The model has no more.
+    assert!(!error.contains("--context"), "{error}");
+    place
+        .fails_with("bench card --tokens 33 --context 32", &["--tokens 32 or less", "--context, 48 at most"]);
+    assert_eq!(place.json("bench card --runs 1 --context 32")["tokens"], 32);
+}
+
+/// Whoever has too little memory for a model learns that before anything is done.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_model_that_no_memory_holds_is_refused() {
+    let place = Place::new();
+    // 43 TB.
+    let run = "bench --random 65536,65536,256,64,64,65536";
+    for density in ["", " --density 0.5"] {
+        place.fails_with(
+            &format!("{run}{density}"),
+            &["65536,65536", "GB of memory are needed", "available", "give"],
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_takes_long_shows_that_it_goes_on() {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pageformer"));
+    let mut person = crate::pty::Person::sits_down(command.args([
+        "bench",
+        "--random",
+        "288,768,6,6,6,40000",
+        "--runs",
+        "100000",
+        "--tokens",
+        "4",
+    ]));
+    person.running.until("making 17 million random weights");
+    person.running.until("measuring [");
 }
 
 #[test]
@@ -64,12 +142,14 @@ fn threads_are_compared_with_one() {
 fn impossible_wishes_are_named() {
     let place = Place::new();
     assert!(place.fails("bench --kernel mmx").contains("portable"));
-    assert!(place.usage("bench --random 1,2,3").contains("six numbers"));
-    assert!(place.usage("bench --random 24,40,2,5,1,300").contains("5 heads"));
     assert!(place.fails("bench --random 24,40,2,3,1,300 --density 0").contains("density of 0"));
-    assert!(place.fails("bench --runs 0").contains("--runs"));
+    assert!(place.usage("bench --runs 0").contains("give 1 or more"));
+    assert!(place.usage("bench --tokens few").contains("`few` is not a number"));
     assert!(place.usage("bench --threads 0").contains("give 1 or more"));
     for (numbers, key) in [
+        ("1,2,3", "six numbers"),
+        ("24,40,2,5,1,300", "5 heads"),
+        ("24,40,2,3,1,255", "vocabulary of 255"),
         ("0,40,2,1,1,300", "d_model"),
         ("24,0,2,3,1,300", "d_ff"),
         ("24,40,0,3,1,300", "n_layers"),
@@ -101,8 +181,15 @@ fn a_yardstick_runs_in_turn() {
     };
     assert_eq!(place.json(&run(&good))["yardstick_tokens_per_s"].as_f64(), Some(1000.0));
     let short = program("short", "echo 5");
-    assert!(place.fails(&run(&short)).contains("did not print the nanoseconds of 8 steps"));
+    place.fails_with(
+        &run(&short),
+        &["1 line, the first `5`, instead of the nanoseconds of 8 steps", "forward.c"],
+    );
+    let silent = program("silent", "true");
+    place.fails_with(&run(&silent), &["printed nothing instead of the nanoseconds of 8 steps", "forward.c"]);
     let broken = program("broken", "echo no memory >&2; exit 1");
     assert!(place.fails(&run(&broken)).contains("no memory"));
+    let mute = program("mute", "exit 3");
+    place.fails_with(&run(&mute), &["exit status: 3", "does not say why", "forward.c"]);
     assert!(place.fails(&run(&place.path("missing"))).contains("cannot be run"));
 }

@@ -13,9 +13,21 @@ fn a_wrong_path_is_named() {
     }
     place.fails_with("export nowhere -o card", &["nowhere", "config.json"]);
     place.fails_with("image nowhere -o card.img", &["nowhere", "pageformer export"]);
-    place.fails_with("import sketch nowhere -o m", &["nowhere", "index.json"]);
-    place.fails_with("import llama2c nowhere --tokenizer nothing -o m", &["nowhere"]);
-    place.fails_with("eval model --text nowhere", &["nowhere"]);
+    fs::write(place.path("there"), "dear").unwrap();
+    for (command, parts) in [
+        ("import sketch nowhere -o m", ["nowhere/index.json: no such file", "original sketch"]),
+        ("import llama2c nowhere --tokenizer there -o m", ["nowhere: no such file", "stories260K.bin"]),
+        ("import llama2c there --tokenizer nowhere -o m", ["nowhere: no such file", "tok512.bin"]),
+        ("import llama2c model --tokenizer there -o m", ["model is a folder", "stories260K.bin"]),
+    ] {
+        let error = place.fails_with(command, &parts);
+        assert!(!error.contains("os error"), "{error}");
+    }
+    for command in
+        ["eval model --text nowhere", "train --data nowhere -o m", "export model -o card --drafts nowhere"]
+    {
+        place.fails_with(command, &["nowhere: ", "; check the path"]);
+    }
     assert!(!place.path("card").exists() && !place.path("card.img").exists() && !place.path("m").exists());
 }
 
@@ -23,8 +35,13 @@ fn a_wrong_path_is_named() {
 fn causes_are_not_repeated() {
     let place = Place::with_tiny_model();
     fs::write(place.path("letter"), "dear").unwrap();
-    let error = place.fails("export model -o letter/card");
+    let error = place
+        .fails_with("export model -o letter/card", &["letter/card: cannot be written", "; give another"]);
     assert_eq!(error.matches("Not a directory").count(), 1, "{error}");
+    place.fails_with(
+        "import sketch sketch -o letter/model",
+        &["letter/model: ", "a part of the path is a file"],
+    );
 }
 
 #[test]
@@ -66,7 +83,7 @@ fn numbers_that_cannot_be_are_refused() {
         ("--context 49", ["49", "1 to 48"]),
         ("--context 0", ["0", "1 to 48"]),
         ("--batch 0", ["0", "1 to 32"]),
-        ("--batch 33", ["33", "1 to 32"]),
+        ("--batch 33", ["33", "1 to 32; change --batch"]),
         ("--temperature -1", ["-1", "0 or more"]),
         ("--temperature NaN", ["NaN", "0 or more"]),
         ("--top-p 0", ["0", "at most 1"]),
@@ -100,12 +117,40 @@ fn numbers_that_cannot_be_are_refused() {
         let error = place.usage(command);
         assert!(error.contains("1 or more"), "{error}");
     }
+    // What can be given instead is said.
+    for (command, part) in
+        [("eval card", "<--text <FILE>|--chat <FOLDER>>"), ("compress model -o x", "--sweep")]
+    {
+        let error = place.usage(command);
+        assert!(error.contains(part), "{error}");
+    }
     for command in
         ["export model -o x --block 3x4", "export model -o x --block 4", "export model -o x --layout zip"]
     {
         place.usage(command);
     }
     assert!(!place.path("x").exists());
+}
+
+/// More than a program gets here; elsewhere that may be had.
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_that_is_not_to_be_had_is_refused() {
+    let place = Place::with_tiny_card();
+    let run = |command: &str| {
+        let limited = format!("ulimit -v 4000000; exec \"$0\" {command}");
+        let output = Command::new("sh")
+            .args(["-c", &limited, env!("CARGO_BIN_EXE_pageformer")])
+            .current_dir(place.path(""))
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for command in ["run card --prompt Hi", "bench card", "eval card --text model/config.json"] {
+        let (code, error) = run(&format!("{command} --ram 59G"));
+        assert!(code == Some(2) && error.contains("`59G` is more memory than this PC gives"), "{error}");
+    }
+    assert_eq!(run("run card --prompt Hi --ram 1G").0, Some(0));
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! `pageformer chat` at a terminal, which a pseudo-terminal stands in for.
 
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use crate::pty::Person;
-use crate::support::Place;
+use crate::support::{Place, numbers};
 
 /// Whoever types at the terminal of a chat.
 struct Typist(Person);
@@ -70,4 +72,25 @@ fn a_person_meets_the_console_of_a_board() {
     assert!(typist.types("a\x04\x15\r").contains("a\x08 \x08"));
     typist.0.types("\x04");
     assert_eq!(typist.0.running.code(), Some(0));
+}
+
+/// Whoever thinks about what to type gets no answer that is faster than the board's.
+#[test]
+fn a_board_is_as_slow_after_a_pause() {
+    let place = Place::with_tiny_card();
+    let args = ["chat", "card", "--board", "lm3s6965", "--max-tokens", "40"];
+    let time = |text: &str| text.lines().find(|line| line.starts_with("time: ")).unwrap().trim().to_string();
+    let piped = time(&place.run_with(&args.join(" "), "Hello\n/stats\n").out);
+    let mut typist = Typist::begin(&place, &args);
+    typist.until_prompt();
+    sleep(Duration::from_millis(300));
+    let started = Instant::now();
+    typist.types("Hello\r");
+    let took = started.elapsed();
+    assert_eq!(time(&typist.types("/stats\r")), piped);
+    let predicted = numbers(&piped).iter().sum();
+    assert!(
+        predicted > 200 && took + Duration::from_millis(20) > Duration::from_millis(predicted),
+        "{took:?}, {piped}"
+    );
 }

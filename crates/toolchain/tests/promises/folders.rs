@@ -137,6 +137,8 @@ fn what_is_no_card_is_not_opened() {
     assert!(matches!(run_folder(&dir.path().join("nowhere")), Err(Failure::Open(OpenError::NotFound(_)))));
     let text_file = dir.path().join("a text.img");
     fs::write(&text_file, "not an image").unwrap();
+    assert!(matches!(run_folder(&text_file), Err(Failure::Open(OpenError::Short(_)))));
+    fs::write(&text_file, "not an image".repeat(100)).unwrap();
     assert!(matches!(run_folder(&text_file), Err(Failure::Open(OpenError::Mount { .. }))));
 }
 

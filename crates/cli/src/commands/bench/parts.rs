@@ -65,7 +65,7 @@ impl Parts {
 }
 
 /// Where the time of a run goes, by the measuring kernel. What measuring itself takes is left out.
-pub fn parts(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize) -> Result<Parts> {
+pub fn parts(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize, tick: &mut dyn FnMut()) -> Result<Parts> {
     // The least of many: one that another program interrupts would be subtracted from every call.
     let clock = (0..100)
         .map(|_| {
@@ -77,7 +77,7 @@ pub fn parts(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize) -> Result<Par
         })
         .fold(f64::INFINITY, f64::min);
     SPENT.with(|spent| spent.iter().for_each(|kind| kind.set((Duration::ZERO, 0))));
-    let steps = decode_once(engine, tokens)?;
+    let steps = decode_once(engine, tokens, tick)?;
     let sum = |times: &[Duration]| times.iter().sum::<Duration>();
     let (total, choosing) = (sum(&steps.all), sum(&steps.choosing));
     let per_token = |seconds: f64| (seconds * 1e6 / tokens as f64).max(0.0);

@@ -7,6 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pageformer_card::{Mlp, Norm, Shape};
 
+/// What to do about a program that is none.
+const HOW: &str = "benches/yardstick/forward.c is such a program, and says how it is run";
+
 /// The program and the shape.
 pub struct Yardstick {
     program: PathBuf,
@@ -38,12 +41,23 @@ impl Yardstick {
             .output()
             .with_context(|| format!("{program} cannot be run"))?;
         let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{program} failed: {}", errors.trim());
+        let why = match errors.trim() {
+            "" => "it does not say why",
+            errors => errors,
+        };
+        ensure!(output.status.success(), "{program} failed ({}): {why}; {HOW}", output.status);
         let lines = String::from_utf8_lossy(&output.stdout);
         let times: Option<Vec<Duration>> =
             lines.lines().map(|line| line.trim().parse().ok().map(Duration::from_nanos)).collect();
-        times
-            .filter(|times| times.len() == tokens)
-            .with_context(|| format!("{program} did not print the nanoseconds of {tokens} steps, one a line"))
+        times.filter(|times| times.len() == tokens).with_context(|| {
+            let found = match (lines.lines().count(), lines.lines().next().unwrap_or_default()) {
+                (0, _) => "nothing".into(),
+                (1, first) => format!("1 line, the first `{first}`,"),
+                (n, first) => format!("{n} lines, the first `{first}`,"),
+            };
+            format!(
+                "{program} printed {found} instead of the nanoseconds of {tokens} steps, one a line; {HOW}"
+            )
+        })
     }
 }
