@@ -300,9 +300,7 @@ impl<const B: usize> Segment<B> {
         let (values, inputs) = job.segment(segment);
         for (b, to) in self.0.iter_mut().enumerate() {
             // SAFETY: the job has these activations.
-            let values = unsafe {
-                core::slice::from_raw_parts(values.wrapping_add(b * job.stride), inputs)
-            };
+            let values = unsafe { core::slice::from_raw_parts(values.wrapping_add(b * job.stride), inputs) };
             // Whole registers, then the rest by fours.
             let (whole, last) = values.as_chunks::<64>();
             for (to, values) in to.as_chunks_mut::<64>().0.iter_mut().zip(whole) {

@@ -290,7 +290,11 @@ unsafe fn sparse<S: Sums, const B: usize, const ONE: bool>(job: &Job<'_>, kept: 
                     let products = products(x_scale, finish, sums.map(|sums| turned_back(sums)));
                     let y = y.get_unchecked_mut(group);
                     for (half, (y, product)) in y.iter_mut().zip(products).enumerate() {
-                        let y = y.write(if segment == 0 { product } else { _mm256_add_ps(y.assume_init(), product) });
+                        let y = y.write(if segment == 0 {
+                            product
+                        } else {
+                            _mm256_add_ps(y.assume_init(), product)
+                        });
                         if segment + 1 == segments {
                             let outputs = &outputs[half * LANES / HALVES..];
                             _mm_storeu_ps(job.outputs_from(b, outputs[0]), _mm256_castps256_ps128(*y));

@@ -135,9 +135,9 @@ impl Prepacked {
         while let Some(first) = lanes.iter_mut().filter_map(|lane| Some(lane.peek()?.0)).min() {
             // In a segment that is no wider, there is one window.
             let window = if self.inputs.1 <= width * CELL_INPUTS { 0 } else { first };
-            let cells = lanes.each_mut().map(|lane| {
-                [(); STEP].map(|()| lane.next_if(|(cell, _)| *cell < window + width))
-            });
+            let cells = lanes
+                .each_mut()
+                .map(|lane| [(); STEP].map(|()| lane.next_if(|(cell, _)| *cell < window + width)));
             let is_last = lanes.iter_mut().all(|lane| lane.peek().is_none());
             let lines = if is_last && cells.iter().all(|cells| cells[LAST].is_none()) { LAST } else { STEP };
             let mut places = [0; OUTPUTS];
