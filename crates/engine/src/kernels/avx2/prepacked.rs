@@ -283,7 +283,7 @@ unsafe fn sparse<S: Sums, const B: usize, const ONE: bool>(job: &Job<'_>, kept: 
                     for _ in 0..count / STEP {
                         step::<S, STEP>(&mut lines, next(), &mut sums);
                     }
-                    if count % STEP > 0 {
+                    if !count.is_multiple_of(STEP) {
                         step::<S, LAST>(&mut lines, next(), &mut sums);
                     }
                     let x_scale = *job.scales.wrapping_add(b * segments + segment);
@@ -324,12 +324,12 @@ unsafe fn step<S: Sums, const LINES: usize>(
     sums: &mut [[__m256i; STEP]; HALVES],
 ) {
     let magnitudes = x.map(|x| if S::ANY { x } else { _mm256_abs_epi8(x) });
-    for number in 0..LINES {
-        for half in 0..HALVES {
+    let [low, high] = sums;
+    for (low, high) in low.iter_mut().zip(high).take(LINES) {
+        for (half, sum) in [low, high].into_iter().enumerate() {
             // SAFETY: the caller's word.
             let weights = unsafe { _mm256_load_si256(lines.cast::<__m256i>().add(half)) };
             let signed = if S::ANY { weights } else { _mm256_sign_epi8(weights, x[half]) };
-            let sum = &mut sums[half][number];
             *sum = S::add_bytes(*sum, magnitudes[half], signed);
         }
         *lines = lines.wrapping_add(1);

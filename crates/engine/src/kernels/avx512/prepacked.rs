@@ -172,7 +172,7 @@ unsafe fn sparse<const B: usize, const ONE: bool, const FAR: bool>(job: &Job<'_>
                 for _ in 0..count / STEP {
                     step::<B, STEP, FAR>(&mut lines, next(), &mut sums);
                 }
-                if count % STEP > 0 {
+                if !count.is_multiple_of(STEP) {
                     step::<B, LAST, FAR>(&mut lines, next(), &mut sums);
                 }
                 for (b, (y, sums)) in y.iter_mut().zip(sums).enumerate() {
