@@ -9,8 +9,10 @@ mod drafts;
 mod export;
 mod prune;
 mod quantize;
+mod random;
 
 pub use drafts::{Document, Drafts, drafts};
 pub use export::{CardFiles, ExportError, NamedFile, export, write_card};
-pub use prune::{Density, PruneError, prune_by_magnitude};
+pub use prune::{Density, PruneError, prune_by_magnitude, prune_matrices_by_magnitude};
 pub use quantize::quantize;
+pub use random::{fill_randomly, numbered};

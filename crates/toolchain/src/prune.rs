@@ -51,14 +51,29 @@ pub fn prune_by_magnitude(model: &mut Model, density: f64, block: (u32, u32)) ->
     if !(density > 0.0 && density <= 1.0) {
         return Err(PruneError::Density(density));
     }
-    if !is_block(block) {
-        return Err(PruneError::Block(block.0, block.1));
-    }
     let embedding = cells(&model.embedding) as f64;
     let prunable: f64 = matrices(model).map(|m| cells(m) as f64).sum();
     let share = ((density * (embedding + prunable) - embedding) / prunable).min(1.0);
     if share <= 0.0 {
         return Err(PruneError::Embedding { asked: density, embedding: embedding / (embedding + prunable) });
+    }
+    prune_matrices_by_magnitude(model, share, block)
+}
+
+/// The same, until at most `share` of the cells of the matrices that are pruned is left, whatever the embedding is.
+///
+/// # Errors
+/// If the share or the block is impossible.
+pub fn prune_matrices_by_magnitude(
+    model: &mut Model,
+    share: f64,
+    block: (u32, u32),
+) -> Result<Density, PruneError> {
+    if !(share > 0.0 && share <= 1.0) {
+        return Err(PruneError::Density(share));
+    }
+    if !is_block(block) {
+        return Err(PruneError::Block(block.0, block.1));
     }
     // What the rounding of one group to whole pages leaves over goes to the next.
     let mut carry = 0.0;
@@ -70,6 +85,8 @@ pub fn prune_by_magnitude(model: &mut Model, density: f64, block: (u32, u32)) ->
             }
         }
     }
+    let embedding = cells(&model.embedding) as f64;
+    let prunable: f64 = matrices(model).map(|m| cells(m) as f64).sum();
     let kept: f64 = matrices(model).map(|m| kept_cells(m) as f64).sum();
     Ok(Density { cells: (embedding + kept) / (embedding + prunable), prunable: kept / prunable })
 }

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use addr2line::Loader;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use pageformer_card::{CELLS_PER_PAGE, Layout, Mlp, Norm, Shape};
-use pageformer_model::{Model, Token as Text, Tokenizer};
-use pageformer_toolchain::{Density, export, prune_by_magnitude, write_card};
+use pageformer_model::Model;
+use pageformer_toolchain::{
+    Density, export, fill_randomly, numbered, prune_matrices_by_magnitude, write_card,
+};
 
 use crate::card;
 use crate::emulator::{Emulator, Options};
@@ -70,37 +72,18 @@ pub const SHAPES: [Shape; 3] =
 /// If it cannot be made or written.
 pub fn random_card(shape: Shape, share: f64, dir: &Path) -> Result<PathBuf> {
     let mut model = Model::zeros(shape)?;
-    fill(&mut model);
+    fill_randomly(&mut model);
     if share < 1.0 {
-        let embedding = f64::from(shape.vocab * shape.d_model);
-        let all = shape.parameters() as f64;
-        // The last page that is asked for is not to be missed by what rounding leaves of it.
-        let asked = (embedding + share * (all - embedding)) / all + 1e-9;
-        let Density { prunable, .. } = prune_by_magnitude(&mut model, asked.min(1.0), (4, 4))?;
+        let Density { prunable, .. } = prune_matrices_by_magnitude(&mut model, share, (4, 4))?;
         // Groups keep whole pages.
-        let page = f64::from(CELLS_PER_PAGE as u16 * 16) / (all - embedding);
+        let page = f64::from(CELLS_PER_PAGE as u16 * 16) / shape.parameters() as f64;
         ensure!((share - page..share + page).contains(&prunable), "{prunable} of the matrices are left");
     }
-    let bytes = (0..=255).map(Text::Byte);
-    let texts = (256..shape.vocab).map(|id| Text::Text(id.to_string().into_bytes()));
-    let tokenizer = Tokenizer::sentencepiece(bytes.chain(texts).collect(), Vec::new(), false)?;
+    let tokenizer = numbered(shape.vocab)?;
     let card = export(&model, &tokenizer, Layout::Packed, (4, 4), "random", "random weights")?;
     let dir = dir.join(format!("{}-{share}", shape.d_model));
     write_card(&card, &dir, &mut |_, _| {})?;
     Ok(dir)
-}
-
-/// Fills a model's matrices with random weights. Vectors stay what they are: gains of 1, biases of 0.
-pub fn fill(model: &mut Model) {
-    let mut state = 1u64;
-    for tensor in model.tensors_mut() {
-        let [_, inputs] = tensor.dims[..] else { continue };
-        let spread = 2.0 / f32::from(inputs as u16).sqrt();
-        for weight in tensor.data.iter_mut() {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            *weight = spread * ((state >> 40) as f32 / (1 << 23) as f32 - 1.0);
-        }
-    }
 }
 
 /// Counts the first token of `/bench` on the board with `card` in it.

@@ -6,7 +6,7 @@
 //! - **Dense**: the four cells have the same inputs. Up to four such groups of 16 outputs lie side by side, so that all meet an
 //!   activation that is loaded once.
 //! - **Sparse**: each row-block goes through its own kept cells, whatever the others keep, four at a *step*. What a step's four times four
-//!   cells need is within a *window* of 16 or 8 cells, which begins where the row-block is that has come least far; *places* say where in it.
+//!   cells need is within a *window* of 16 cells, which begins where the row-block is that has come least far; *places* say where in it.
 //!   One permutation brings a step's activations together, four different ones in each lane; so the four lines of a step have their
 //!   outputs turned against each other, and their sums, which are kept apart, are turned back when all is added up:
 //!
@@ -36,12 +36,11 @@ use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS};
 use pageformer_card::{CELL_BYTES, MatrixDims};
 
 use super::Input;
+use super::scalar::CELL_INPUTS;
 
 /// How a kernel wants matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packing {
-    /// Cells of a window: their activations fill a register.
-    pub(super) window: usize,
     /// The least weight. With a lesser one, matrices are multiplied from the tape.
     pub(super) least: i8,
     /// Percent of lines up to which a sparse matrix takes less time than a dense one, when both are in the caches.
@@ -58,6 +57,10 @@ pub(super) const BUNDLE: usize = 4;
 pub(super) const PART: usize = 16;
 /// Row-blocks of a part.
 const PART_ROWS: usize = PART * LANES;
+/// Cells of a window.
+const WINDOW_CELLS: usize = 16;
+/// Inputs of a window.
+pub(super) const WINDOW: usize = WINDOW_CELLS * CELL_INPUTS;
 /// Lines of a step, and cells of a lane that it takes.
 pub(super) const STEP: usize = 4;
 /// Lines of a last step that has no more than so many cells of a lane.
@@ -165,10 +168,6 @@ impl Prepacked {
     pub(crate) fn fits(&self, parts: &Range<usize>, x: &Input<'_>, y: &[f32], y_stride: usize) -> bool {
         let ((segments, stride), outputs) = (self.inputs, self.outputs(parts.clone()).len());
         let long_enough = || {
-            if x.batch == 1 {
-                // As nearly always, and it should not take long.
-                return Some(stride <= x.values.len() && segments <= x.scales.len() && outputs <= y.len());
-            }
             let y_used = x.batch.checked_sub(1)?.checked_mul(y_stride)?.checked_add(outputs)?;
             Some(
                 x.batch.checked_mul(stride)? <= x.values.len()
@@ -289,14 +288,14 @@ impl Job<'_> {
 
 /// Activations of a segment at `B` positions, and a window behind them, where they meet no weights.
 #[repr(C, align(64))]
-pub(super) struct Segment<const B: usize>([[MaybeUninit<u8>; TILE_INPUTS + 64]; B]);
+pub(super) struct Segment<const B: usize>([[MaybeUninit<u8>; TILE_INPUTS + WINDOW]; B]);
 
 impl<const B: usize> Segment<B> {
-    pub const EMPTY: Self = Self([[MaybeUninit::uninit(); TILE_INPUTS + 64]; B]);
+    pub const EMPTY: Self = Self([[MaybeUninit::uninit(); TILE_INPUTS + WINDOW]; B]);
 
-    /// The inputs of segment `segment`, with some bits flipped; says how many they are.
+    /// The inputs of segment `segment`, with some bits flipped.
     #[inline(always)]
-    pub fn load(&mut self, job: &Job<'_>, segment: usize, flip: u8) -> usize {
+    pub fn load(&mut self, job: &Job<'_>, segment: usize, flip: u8) {
         let (values, inputs) = job.segment(segment);
         for (b, to) in self.0.iter_mut().enumerate() {
             // SAFETY: the job has these activations.
@@ -310,9 +309,8 @@ impl<const B: usize> Segment<B> {
             for (to, values) in rest.as_chunks_mut::<4>().0.iter_mut().zip(last.as_chunks::<4>().0) {
                 *to = values.map(|x| MaybeUninit::new(x as u8 ^ flip));
             }
-            to[inputs..inputs + 64].fill(MaybeUninit::new(0));
+            to[inputs..inputs + WINDOW].fill(MaybeUninit::new(0));
         }
-        inputs
     }
 
     /// What was loaded at position `b`, from input `input` on.

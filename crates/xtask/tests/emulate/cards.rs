@@ -6,10 +6,9 @@ use pageformer_card::{Layout, Mlp, Norm, Shape};
 use pageformer_fat32::FatKind;
 use pageformer_image::{FileSource, write_image};
 use pageformer_model::{Model, Tokenizer};
-use pageformer_toolchain::{export, write_card};
+use pageformer_toolchain::{export, fill_randomly, write_card};
 use tempfile::TempDir;
 use xtask::card;
-use xtask::matrices::fill;
 
 /// A card in a folder, and a place for its image.
 pub struct TestCard {
@@ -91,7 +90,7 @@ const SKETCH: Shape = Shape {
 /// Random weights.
 fn random(name: &str, shape: Shape, layout: Layout) -> TestCard {
     let mut model = Model::zeros(shape).unwrap();
-    fill(&mut model);
+    fill_randomly(&mut model);
     let card = export(&model, &Tokenizer::ascii(), layout, (4, 4), name, "random weights").unwrap();
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("card");

@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
 use pageformer_card::{Layout, Mlp, Norm, PAGE_BYTES, Shape};
-use pageformer_model::{Model, Token, Tokenizer};
+use pageformer_model::Model;
 use pageformer_sim::MemoryCard;
-use pageformer_toolchain::{export, prune_by_magnitude};
+use pageformer_toolchain::{export, fill_randomly, numbered, prune_matrices_by_magnitude};
 
 use crate::ui::{Spinner, bytes};
 
@@ -119,7 +119,6 @@ fn available_memory() -> Option<u64> {
 pub fn card(dimensions: Dimensions, density: f64) -> Result<MemoryCard> {
     /// So many weights take about half a second.
     const MANY: u64 = 16_000_000;
-    let Dimensions { d_model, vocab, .. } = dimensions;
     ensure!(density > 0.0 && density <= 1.0, "a density of {density} is not possible: above 0, at most 1");
     let shape = dimensions.shape(density == 1.0);
     dimensions.fits(shape.tied_embeddings, available_memory().unwrap_or(u64::MAX))?;
@@ -127,33 +126,11 @@ pub fn card(dimensions: Dimensions, density: f64) -> Result<MemoryCard> {
         Spinner::new(format!("making {:.0} million random weights", shape.parameters() as f64 / 1e6))
     });
     let mut model = Model::zeros(shape).context("these dimensions")?;
-    let mut state = 1u64;
-    let mut all = 0;
-    for tensor in model.tensors_mut() {
-        let spread = match tensor.dims[..] {
-            [_, inputs] => (3.0 / inputs as f32).sqrt(),
-            _ => 0.0,
-        };
-        if tensor.dims.len() == 2 {
-            all += tensor.data.len();
-        }
-        for weight in tensor.data.iter_mut() {
-            // Knuth's MMIX generator; uniform, of variance 1 ÷ inputs. Gains are 1.
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            *weight = match spread {
-                0.0 => 1.0,
-                spread => spread * ((state >> 40) as f32 / 8_388_608.0 - 1.0),
-            };
-        }
-    }
+    fill_randomly(&mut model);
     if density < 1.0 {
-        let embedding = f64::from(vocab) * f64::from(d_model);
-        let kept = embedding + density * (all as f64 - embedding);
-        prune_by_magnitude(&mut model, kept / all as f64, (4, 4))?;
+        prune_matrices_by_magnitude(&mut model, density, (4, 4))?;
     }
-    let bytes = (0..=255).map(Token::Byte);
-    let texts = (256..vocab).map(|id| Token::Text(format!("{id}").into_bytes()));
-    let tokenizer = Tokenizer::sentencepiece(bytes.chain(texts).collect(), Vec::new(), false)?;
+    let tokenizer = numbered(dimensions.vocab)?;
     let files = export(&model, &tokenizer, Layout::Packed, (4, 4), "bench", "random numbers")?;
     drop(model);
     Ok(MemoryCard::from_files(files.files.iter().map(|f| (f.name.as_str(), f.bytes.as_slice()))))

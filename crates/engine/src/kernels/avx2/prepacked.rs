@@ -11,15 +11,13 @@ use super::sums::Sums;
 use crate::kernels::Input;
 use crate::kernels::prepacked::{
     BUNDLE, Cursor, Finish, Job, LANES, LAST, Line, OUTPUTS, PART, Packing, Prepacked, STEP, Segment, Sparse,
+    WINDOW,
 };
 
 /// How these kernels want matrices. A weight of −128 has no negative.
 pub(super) const fn packing<S: Sums>() -> Packing {
-    Packing { window: 16, least: -127, sparse: 70 }
+    Packing { least: -127, sparse: 70 }
 }
-
-/// Inputs of a window.
-const WINDOW: usize = 64;
 
 /// What activations are flipped by.
 const fn flip<S: Sums>() -> u8 {
@@ -104,7 +102,7 @@ unsafe fn bundle_of<S: Sums, const B: usize, const G: usize>(
     unsafe {
         let mut sums: [[[__m256i; HALVES]; G]; B] = core::array::from_fn(|b| {
             core::array::from_fn(|group| {
-                if S::ANY { starts::<S>(finish.wrapping_add(group)) } else { [negatives[b]; HALVES] }
+                starts::<S>(finish.wrapping_add(group)).map(|start| _mm256_add_epi32(start, negatives[b]))
             })
         });
         for cell in 0..cells {

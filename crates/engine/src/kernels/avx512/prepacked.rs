@@ -7,12 +7,11 @@ use core::ops::Range;
 use crate::kernels::Input;
 use crate::kernels::prepacked::{
     BUNDLE, Cursor, Finish, Job, LANES, LAST, Line, OUTPUTS, PART, Packing, Prepacked, STEP, Segment, Sparse,
+    WINDOW,
 };
 
 /// How this kernel wants matrices.
-pub(super) const PACKING: Packing = Packing { window: 16, least: i8::MIN, sparse: 80 };
-/// Inputs of a window.
-const WINDOW: usize = 64;
+pub(super) const PACKING: Packing = Packing { least: i8::MIN, sparse: 80 };
 
 /// Lines of weights from which on a matrix does not come from the near caches, and is asked for ahead.
 const MANY: usize = if cfg!(test) { 100 } else { 8192 };

@@ -7,14 +7,13 @@ use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page};
 
 use super::{
     BUNDLE, Finish, LANES, LAST, Line, OUTPUTS, PART, PART_ROWS, Packing, Part, Prepacked, STEP, Sparse,
+    WINDOW, WINDOW_CELLS,
 };
 use crate::kernels::Kernel;
+use crate::kernels::scalar::CELL_INPUTS;
 
 /// Percent of lines up to which a sparse matrix takes less time, when the model is larger than the caches: then, bytes are what takes time.
 const SPARSE_FAR_AWAY: usize = 90;
-
-/// Inputs of a cell.
-const CELL_INPUTS: usize = CELL_BYTES / TILE_OUTPUTS;
 
 /// A tile on the tape.
 #[derive(Clone, Copy)]
@@ -115,7 +114,7 @@ impl Prepacked {
             let (groups, _) = order.as_chunks::<LANES>();
             for segment in 0..segments {
                 for lanes in groups {
-                    packed.steps_of(packing.window, lanes.map(|at| row(at).get(segment)), &mut sparse);
+                    packed.steps_of(lanes.map(|at| row(at).get(segment)), &mut sparse);
                 }
             }
             let output = |row: usize| ((row - first) * TILE_OUTPUTS) as u32;
@@ -125,7 +124,7 @@ impl Prepacked {
     }
 
     /// The steps of a group in a segment.
-    fn steps_of(&mut self, width: usize, tiles: [Option<&Tile<'_>>; LANES], sparse: &mut Sparse) {
+    fn steps_of(&mut self, tiles: [Option<&Tile<'_>>; LANES], sparse: &mut Sparse) {
         self.finish.push(Finish::of(tiles));
         let mut lanes = tiles.map(|tile| {
             let (mask, cells) = tile.map_or((0, &[][..]), |tile| (tile.record.mask, tile.cells));
@@ -134,10 +133,10 @@ impl Prepacked {
         let from = self.lines.len();
         while let Some(first) = lanes.iter_mut().filter_map(|lane| Some(lane.peek()?.0)).min() {
             // In a segment that is no wider, there is one window.
-            let window = if self.inputs.1 <= width * CELL_INPUTS { 0 } else { first };
+            let window = if self.inputs.1 <= WINDOW { 0 } else { first };
             let cells = lanes
                 .each_mut()
-                .map(|lane| [(); STEP].map(|()| lane.next_if(|(cell, _)| *cell < window + width)));
+                .map(|lane| [(); STEP].map(|()| lane.next_if(|(cell, _)| *cell < window + WINDOW_CELLS)));
             let is_last = lanes.iter_mut().all(|lane| lane.peek().is_none());
             let lines = if is_last && cells.iter().all(|cells| cells[LAST].is_none()) { LAST } else { STEP };
             let mut places = [0; OUTPUTS];
