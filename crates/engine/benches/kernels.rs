@@ -45,7 +45,7 @@ fn multiply(c: &mut Criterion) {
                         bencher.iter(|| {
                             for (number, (masks, cells)) in (0..).zip(&groups) {
                                 let input = Input { values: &x, scales: &scales, batch };
-                                GroupProduct::new(&dims, number, masks, input, &mut y).feed(kernel, cells);
+                                GroupProduct::new(&dims, number, masks, input, (&mut y, outputs)).feed(kernel, cells);
                             }
                         });
                     });
@@ -78,7 +78,7 @@ fn multiply_prepacked(c: &mut Criterion) {
                 let outputs = dims.padded_outputs() as usize;
                 let mut y = vec![0.0; outputs * batch];
                 for kernel in available() {
-                    let Some(packed) = kernel.prepack(&dims, &pages, false) else { continue };
+                    let Some(packed) = kernel.prepack(&[(dims, &pages)], false) else { continue };
                     let name = format!("{inputs} inputs, {percent} %, {batch} positions");
                     group.bench_function(BenchmarkId::new(kernel.name, name), |bencher| {
                         bencher.iter(|| {

@@ -13,7 +13,7 @@ pub(crate) struct Activations<'m> {
     pub x: &'m mut [f32],
     /// Normed input, attention's output, then a projection's result `(B, d_model)` or `(B, q_dim)`.
     pub h: &'m mut [f32],
-    /// Attention: q `(B, q_dim)`, k `(B, kv_dim)`, v `(B, kv_dim)`. MLP: up `(B, d_ff)`, gate `(B, d_ff)`. At the end: logits
+    /// Attention: q, k and v `(B, q_dim + 2 · kv_dim)`. MLP: gate and up `(B, 2 · d_ff)`. At the end: logits
     /// `(logits_rows, padded vocab)`, until the next step.
     pub wide: &'m mut [f32],
     /// What the next matrix reads `(B, its inputs)`.

@@ -106,16 +106,28 @@ impl<'m, C: Card> Engine<'m, C> {
             return 0;
         }
         let far_away = tape > CACHES / size_of::<Page>() as u32;
-        let matrices = (0..self.shape.tensors()).map(|index| {
-            let matrix = self.matrix(self.shape.tensor(index)?).ok()?;
-            // An embedding that is not tied is looked up by rows only.
-            if matrix.tensor == Tensor::Embedding && !self.shape.tied_embeddings {
-                return None;
+        self.prepacked.resize_with(self.shape.tensors() as usize, || None);
+        let gate_up = if self.shape.mlp == Mlp::SwiGlu { &GATE_UP[..] } else { &[Role::W1] };
+        for layer in 0..self.shape.n_layers {
+            for roles in [&QKV, &[Role::Wo][..], gate_up, &[Role::W2]] {
+                let tensors: alloc::vec::Vec<_> =
+                    roles.iter().map(|role| Tensor::Layer(layer, *role)).collect();
+                self.prepack_stack(&tensors, far_away);
             }
-            matrix.prepack(&mut self.vram, self.kernel, far_away)
-        });
-        self.prepacked = matrices.collect();
+        }
+        self.prepack_stack(&[head_of(&self.shape)], far_away);
         self.prepacked.iter().flatten().map(Prepacked::bytes).sum()
+    }
+
+    /// Packs matrices that [`Self::multiply`] is called with together.
+    #[cfg(feature = "prepack")]
+    fn prepack_stack(&mut self, tensors: &[Tensor], far_away: bool) -> Option<()> {
+        let matrices: Result<alloc::vec::Vec<_>, _> =
+            tensors.iter().map(|tensor| matrix_of(&self.shape, &self.table, *tensor)).collect();
+        let index = self.shape.tensor_index(*tensors.first()?)? as usize;
+        *self.prepacked.get_mut(index)? =
+            prepacked::pack(&matrices.ok()?, &mut self.vram, self.kernel, far_away);
+        Some(())
     }
 
     /// One pass over the tape: appends `tokens` (1 to `batch` of them) to the sequence and returns the logits
@@ -167,11 +179,12 @@ impl<'m, C: Card> Engine<'m, C> {
         let (d, q_dim, kv_dim) = (shape.d_model as usize, shape.q_dim() as usize, shape.kv_dim() as usize);
         let [d_pad, q_pad, kv_pad, ff_pad] = [shape.d_model, shape.q_dim(), shape.kv_dim(), shape.d_ff]
             .map(|n| n.next_multiple_of(4) as usize);
+        let qkv_pad = q_pad + 2 * kv_pad;
         let compute = self.kernel.compute();
         self.passes += 1;
 
         // x = embedding of each token
-        let embedding = self.matrix(Tensor::Embedding)?;
+        let embedding = matrix_of(&shape, &self.table, Tensor::Embedding)?;
         for (token, x) in tokens.iter().zip(self.act.x.chunks_mut(d_pad)) {
             if u32::from(*token) >= shape.vocab {
                 return Err(Error::Token(*token));
@@ -184,21 +197,16 @@ impl<'m, C: Card> Engine<'m, C> {
         self.fill_rope(batch);
 
         for layer in 0..shape.n_layers {
-            // h = norm(x); q, k, v = W·h
+            // h = norm(x); q, k, v = W·h: (B, qkv_pad)
             self.norm(Tensor::Layer(layer, Role::Ln1), batch)?;
-            self.quantize(Tensor::Layer(layer, Role::Ln1), Buffer::H, batch, d)?;
-            let k_at = batch * q_pad; // q (B, q_pad), then k (B, kv_pad), then v (B, kv_pad)
-            let v_at = k_at + batch * kv_pad;
-            self.multiply(Tensor::Layer(layer, Role::Wq), Buffer::Wide(0), batch)?;
-            self.multiply(Tensor::Layer(layer, Role::Wk), Buffer::Wide(k_at), batch)?;
-            self.multiply(Tensor::Layer(layer, Role::Wv), Buffer::Wide(v_at), batch)?;
+            self.quantize(Tensor::Layer(layer, Role::Ln1), &Buffer::H, batch, (d, d_pad))?;
+            self.multiply(&QKV.map(|role| Tensor::Layer(layer, role)), &Buffer::Wide, batch)?;
 
             // h = attention(q, cache with k and v)
             let act = &mut self.act;
-            let (q, kv) = act.wide.split_at_mut(k_at);
-            let (k, v) = kv.split_at_mut(v_at - k_at);
             let not_finite = |role| Error::NotFinite(Tensor::Layer(layer, role));
-            for (b, (k, v)) in k.chunks_mut(kv_pad).zip(v.chunks(kv_pad)).take(batch).enumerate() {
+            for (b, row) in act.wide.chunks_mut(qkv_pad).take(batch).enumerate() {
+                let (k, v) = row.get_mut(q_pad..).unwrap_or(&mut []).split_at_mut(kv_pad);
                 let (Some(k), Some(v)) = (k.get_mut(..kv_dim), v.get(..kv_dim)) else { continue };
                 compute.rotate(k, angles(act.rope, &shape, b));
                 let position = self.position as usize + b;
@@ -206,7 +214,8 @@ impl<'m, C: Card> Engine<'m, C> {
                 stored.ok_or(not_finite(Role::Wk))?;
             }
             let mut scratch = Scratch { query: act.quantized, scores: act.scores, weights: act.weights };
-            for (b, (q, h)) in q.chunks_mut(q_pad).zip(act.h.chunks_mut(q_pad)).take(batch).enumerate() {
+            let rows = act.wide.chunks_mut(qkv_pad).zip(act.h.chunks_mut(q_pad));
+            for (b, (q, h)) in rows.take(batch).enumerate() {
                 let (Some(q), Some(h)) = (q.get_mut(..q_dim), h.get_mut(..q_dim)) else { continue };
                 compute.rotate(q, angles(act.rope, &shape, b));
                 let seen = self.position as usize + b + 1;
@@ -215,8 +224,8 @@ impl<'m, C: Card> Engine<'m, C> {
             }
 
             // x += Wo·h
-            self.quantize(Tensor::Layer(layer, Role::Wv), Buffer::H, batch, q_dim)?;
-            self.multiply(Tensor::Layer(layer, Role::Wo), Buffer::H, batch)?;
+            self.quantize(Tensor::Layer(layer, Role::Wv), &Buffer::H, batch, (q_dim, q_pad))?;
+            self.multiply(&[Tensor::Layer(layer, Role::Wo)], &Buffer::H, batch)?;
             self.add_to_residual(batch);
             if self.is_over(2 * layer + 1, &mut meanwhile) {
                 return Ok(0);
@@ -224,22 +233,25 @@ impl<'m, C: Card> Engine<'m, C> {
 
             // h = norm(x); x += W2·mlp(h)
             self.norm(Tensor::Layer(layer, Role::Ln2), batch)?;
-            self.quantize(Tensor::Layer(layer, Role::Ln2), Buffer::H, batch, d)?;
-            match shape.mlp {
+            self.quantize(Tensor::Layer(layer, Role::Ln2), &Buffer::H, batch, (d, d_pad))?;
+            let hidden = match shape.mlp {
                 Mlp::Gelu => {
-                    self.multiply(Tensor::Layer(layer, Role::W1), Buffer::Wide(0), batch)?;
+                    self.multiply(&[Tensor::Layer(layer, Role::W1)], &Buffer::Wide, batch)?;
                     compute.gelu(self.act.wide.get_mut(..batch * ff_pad).unwrap_or(&mut []));
+                    ff_pad
                 }
                 Mlp::SwiGlu => {
-                    let gate_at = batch * ff_pad; // up (B, ff_pad), then gate (B, ff_pad)
-                    self.multiply(Tensor::Layer(layer, Role::Wgate), Buffer::Wide(gate_at), batch)?;
-                    self.multiply(Tensor::Layer(layer, Role::W1), Buffer::Wide(0), batch)?;
-                    let (up, gate) = self.act.wide.split_at_mut(gate_at);
-                    compute.swiglu(up, gate.get(..gate_at).unwrap_or(&[]));
+                    self.multiply(&GATE_UP.map(|role| Tensor::Layer(layer, role)), &Buffer::Wide, batch)?;
+                    for row in self.act.wide.chunks_exact_mut(2 * ff_pad).take(batch) {
+                        let (gate, up) = row.split_at_mut(ff_pad);
+                        compute.swiglu(gate, up);
+                    }
+                    2 * ff_pad
                 }
-            }
-            self.quantize(Tensor::Layer(layer, Role::W1), Buffer::Wide(0), batch, shape.d_ff as usize)?;
-            self.multiply(Tensor::Layer(layer, Role::W2), Buffer::H, batch)?;
+            };
+            let d_ff = shape.d_ff as usize;
+            self.quantize(Tensor::Layer(layer, Role::W1), &Buffer::Wide, batch, (d_ff, hidden))?;
+            self.multiply(&[Tensor::Layer(layer, Role::W2)], &Buffer::H, batch)?;
             self.add_to_residual(batch);
             if self.is_over(2 * layer + 2, &mut meanwhile) {
                 return Ok(0);
@@ -259,9 +271,9 @@ impl<'m, C: Card> Engine<'m, C> {
                 Tensor::Layer(shape.n_layers - 1, Role::W2)
             }
         };
-        self.quantize(last_norm, Buffer::H, rows, d)?;
-        let head = if shape.tied_embeddings { Tensor::Embedding } else { Tensor::Head };
-        self.multiply(head, Buffer::Wide(0), rows)?;
+        self.quantize(last_norm, &Buffer::H, rows, (d, d_pad))?;
+        let head = head_of(&shape);
+        self.multiply(&[head], &Buffer::Wide, rows)?;
         let logits = self.act.wide.get(..rows * shape.vocab.next_multiple_of(4) as usize);
         if !compute.all_finite(logits.unwrap_or(&[])) {
             return Err(Error::NotFinite(head));
@@ -290,50 +302,55 @@ impl<'m, C: Card> Engine<'m, C> {
         self.vram.card().read_ahead() > 0
     }
 
-    /// The matrix of `tensor` on the tape.
-    fn matrix(&self, tensor: Tensor) -> Result<MatrixPages, Error> {
-        match self.shape.kind(tensor) {
-            TensorKind::Matrix { dims, .. } => {
-                Ok(MatrixPages { tensor, dims, pages: self.table.pages_of(tensor) })
-            }
-            TensorKind::Vector { .. } => Err(Error::Tape { tensor, page: 0 }),
-        }
-    }
-
-    /// `out = W·quantized`: `(batch, padded outputs)`.
-    fn multiply(&mut self, tensor: Tensor, out: Buffer, batch: usize) -> Result<(), Error> {
-        let matrix = self.matrix(tensor)?;
+    /// `out = W·quantized` for matrices whose outputs, padded, lie one behind the other in a row: `(batch, all of them)`.
+    fn multiply(&mut self, tensors: &[Tensor], out: &Buffer, batch: usize) -> Result<(), Error> {
         let act = &mut self.act;
         let out = match out {
             Buffer::H => &mut *act.h,
-            Buffer::Wide(from) => act.wide.get_mut(from..).unwrap_or(&mut []),
+            Buffer::Wide => &mut *act.wide,
         };
         let input = Input { values: act.quantized, scales: act.scales, batch };
         #[cfg(feature = "prepack")]
         if !self.prepacked.is_empty()
-            && let Some(index) = self.shape.tensor_index(tensor)
+            && let Some(index) = self.shape.tensor_index(tensors[0])
             && let Some(Some(packed)) = self.prepacked.get(index as usize)
             && prepacked::multiply(packed, self.kernel, self.team, input, out)
         {
             return Ok(());
         }
-        let done = matrix.multiply(&mut self.vram, self.kernel, self.team, input, out, act.mask_page);
-        // A run that was read ahead may end in another tensor.
-        done.map_err(|error| match error {
-            Error::Page(fault, _) => locate(&self.table, fault),
-            other => other,
-        })
+        let mut stride = 0;
+        for tensor in tensors {
+            stride += matrix_of(&self.shape, &self.table, *tensor)?.dims.padded_outputs() as usize;
+        }
+        let mut first = 0;
+        for tensor in tensors {
+            let matrix = matrix_of(&self.shape, &self.table, *tensor)?;
+            let out = (out.get_mut(first..).unwrap_or(&mut []), stride);
+            let done = matrix.multiply(&mut self.vram, self.kernel, self.team, input, out, act.mask_page);
+            // A run that was read ahead may end in another tensor.
+            done.map_err(|error| match error {
+                Error::Page(fault, _) => locate(&self.table, fault),
+                other => other,
+            })?;
+            first += matrix.dims.padded_outputs() as usize;
+        }
+        Ok(())
     }
 
-    /// `quantized, scales = buffer`: `(batch, width)`. `from` is the tensor that filled the buffer.
-    fn quantize(&mut self, from: Tensor, buffer: Buffer, batch: usize, width: usize) -> Result<(), Error> {
+    /// `quantized, scales = buffer`: `(batch, width)`, of rows of `stride`. `from` is the tensor that filled the buffer.
+    fn quantize(
+        &mut self,
+        from: Tensor,
+        buffer: &Buffer,
+        batch: usize,
+        (width, stride): (usize, usize),
+    ) -> Result<(), Error> {
         let (act, compute) = (&mut self.act, self.kernel.compute());
         let values = match buffer {
             Buffer::H => &*act.h,
-            Buffer::Wide(at) => act.wide.get(at..).unwrap_or(&[]),
+            Buffer::Wide => &*act.wide,
         };
-        let stride = width.next_multiple_of(4);
-        let rows = values.chunks(stride).zip(act.quantized.chunks_mut(stride));
+        let rows = values.chunks(stride).zip(act.quantized.chunks_mut(width.next_multiple_of(4)));
         let scales = act.scales.chunks_mut(width.div_ceil(256));
         for ((values, out), scales) in rows.zip(scales).take(batch) {
             let values = values.get(..width).unwrap_or(values);
@@ -454,11 +471,27 @@ impl<'m, C: Card> Engine<'m, C> {
 pub(crate) type Meanwhile<'a, 'm, C> = &'a mut dyn FnMut(&mut Vram<'m, C>) -> bool;
 
 /// The buffers that a matrix writes to or a quantization reads from.
-#[derive(Clone, Copy)]
 enum Buffer {
     H,
-    /// `wide`, from here on.
-    Wide(usize),
+    Wide,
+}
+
+/// Matrices of the same input, whose outputs lie one behind the other, in the order of the tape.
+const QKV: [Role; 3] = [Role::Wq, Role::Wk, Role::Wv];
+/// The same of an MLP with a gate.
+const GATE_UP: [Role; 2] = [Role::Wgate, Role::W1];
+
+/// The matrix that gives logits.
+fn head_of(shape: &Shape) -> Tensor {
+    if shape.tied_embeddings { Tensor::Embedding } else { Tensor::Head }
+}
+
+/// The matrix of `tensor` on the tape.
+fn matrix_of(shape: &Shape, table: &TensorTable<'_>, tensor: Tensor) -> Result<MatrixPages, Error> {
+    match shape.kind(tensor) {
+        TensorKind::Matrix { dims, .. } => Ok(MatrixPages { tensor, dims, pages: table.pages_of(tensor) }),
+        TensorKind::Vector { .. } => Err(Error::Tape { tensor, page: 0 }),
+    }
 }
 
 /// A fault with the tensor that it is in.

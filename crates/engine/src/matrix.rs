@@ -10,8 +10,6 @@ pub(crate) mod prepacked;
 mod shared;
 
 use crate::error::Error;
-#[cfg(feature = "prepack")]
-use crate::kernels::Prepacked;
 use crate::kernels::{GroupProduct, Input, Kernel, Team};
 
 /// A matrix on the tape.
@@ -32,7 +30,7 @@ impl MatrixPages {
         Error::Page(fault, within)
     }
 
-    /// `y = W·x`: reads the matrix once, whatever the batch. `y` is `(batch, padded_outputs)`; `mask_page` is
+    /// `y = W·x`: reads the matrix once, whatever the batch. `y` is `(batch, y_stride)` and begins with the first output; `mask_page` is
     /// memory for the mask page of the group that streams by; `team` may help.
     pub fn multiply<C: Card>(
         &self,
@@ -40,7 +38,7 @@ impl MatrixPages {
         kernel: Kernel,
         #[cfg_attr(not(feature = "threads"), allow(unused_variables))] team: Option<&dyn Team>,
         x: Input<'_>,
-        y: &mut [f32],
+        (y, y_stride): (&mut [f32], usize),
         mask_page: &mut Page,
     ) -> Result<(), Error> {
         let compute = kernel.compute();
@@ -59,7 +57,7 @@ impl MatrixPages {
                 #[cfg(feature = "threads")]
                 if let Some(team) = team {
                     let stretch = shared::Stretch { kernel, dims: &self.dims, group, run, x };
-                    let (groups, pages) = stretch.multiply(team, y);
+                    let (groups, pages) = stretch.multiply(team, y, y_stride);
                     if groups > 0 {
                         run = run.get(pages..).unwrap_or(&[]);
                         (group, page) = (group + groups, page + pages as u32);
@@ -75,12 +73,12 @@ impl MatrixPages {
                 if let Some((here, later)) = rest.split_at_checked(pages) {
                     let bytes = here.as_flattened();
                     let bytes = bytes.get(..cells * CELL_BYTES).unwrap_or(bytes);
-                    GroupProduct::new(&self.dims, group, masks, x, y).feed(kernel, bytes);
+                    GroupProduct::new(&self.dims, group, masks, x, (y, y_stride)).feed(kernel, bytes);
                     (run, page) = (later, after);
                 } else {
                     // Only its beginning does; its masks must outlast the run.
                     *mask_page = *masks;
-                    let mut product = GroupProduct::new(&self.dims, group, mask_page, x, y);
+                    let mut product = GroupProduct::new(&self.dims, group, mask_page, x, (y, y_stride));
                     product.feed(kernel, rest.as_flattened());
                     let mut left = cells - rest.len() * CELLS_PER_PAGE;
                     page += 1 + rest.len() as u32;
@@ -102,18 +100,6 @@ impl MatrixPages {
         } else {
             Err(Error::Tape { tensor: self.tensor, page: page - self.pages.start })
         }
-    }
-
-    /// The matrix packed for `kernel`, if it can be and all of its pages are in memory, one behind the other.
-    #[cfg(feature = "prepack")]
-    pub fn prepack<C: Card>(
-        &self,
-        vram: &mut Vram<'_, C>,
-        kernel: Kernel,
-        far_away: bool,
-    ) -> Option<Prepacked> {
-        let pages = vram.pages(self.pages.start, self.pages.len() as u32).ok()?;
-        if pages.len() == self.pages.len() { kernel.prepack(&self.dims, pages, far_away) } else { None }
     }
 
     /// Row `row` of an unpruned matrix as f32: `x` is `(inputs)`. Each page is asked for once, one after the other. A card that reads ahead is told

@@ -264,11 +264,11 @@ pub fn add(x: &mut [f32], h: &[f32]) {
     }
 }
 
-/// `up *= silu(gate)`.
+/// `gate = up · silu(gate)`.
 #[inline(always)]
-pub fn swiglu(up: &mut [f32], gate: &[f32]) {
-    for (up, gate) in up.iter_mut().zip(gate) {
-        *up *= silu(*gate);
+pub fn swiglu(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate = up * silu(*gate);
     }
 }
 

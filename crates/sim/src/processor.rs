@@ -220,9 +220,9 @@ impl Compute for Virtual {
         self.within((), |k| k.rotate(heads, angles));
     }
 
-    fn swiglu(&self, up: &mut [f32], gate: &[f32]) {
-        self.each(up.len(), floats::SWIGLU);
-        self.within((), |k| k.swiglu(up, gate));
+    fn swiglu(&self, gate: &mut [f32], up: &[f32]) {
+        self.each(gate.len(), floats::SWIGLU);
+        self.within((), |k| k.swiglu(gate, up));
     }
 
     fn gelu(&self, up: &mut [f32]) {

@@ -61,9 +61,15 @@ pub struct Input<'a> {
 }
 
 impl<'a> GroupProduct<'a> {
-    /// The product of group `group` of a matrix; `y` is `(batch, padded_outputs)`.
+    /// The product of group `group` of a matrix; `y` is `(batch, y_stride)` and begins with its first output.
     #[inline]
-    pub fn new(dims: &MatrixDims, group: u32, mask_page: &'a Page, x: Input<'a>, y: &'a mut [f32]) -> Self {
+    pub fn new(
+        dims: &MatrixDims,
+        group: u32,
+        mask_page: &'a Page,
+        x: Input<'a>,
+        (y, y_stride): (&'a mut [f32], usize),
+    ) -> Self {
         let segments = dims.segments() as usize;
         let first = group as usize * TILES_PER_GROUP;
         Self {
@@ -84,7 +90,7 @@ impl<'a> GroupProduct<'a> {
             x_stride: dims.padded_inputs() as usize,
             x_scales: x.scales,
             y,
-            y_stride: dims.padded_outputs() as usize,
+            y_stride,
             batch: x.batch.min(MAX_BATCH as usize),
         }
     }

@@ -84,8 +84,8 @@ pub trait Compute: Sync {
     /// Rotates heads by `head_dim / 2` cosines and as many sines.
     fn rotate(&self, heads: &mut [f32], angles: &[f32]);
 
-    /// `up *= silu(gate)`.
-    fn swiglu(&self, up: &mut [f32], gate: &[f32]);
+    /// `gate = up · silu(gate)`.
+    fn swiglu(&self, gate: &mut [f32], up: &[f32]);
 
     /// `up = gelu(up)`.
     fn gelu(&self, up: &mut [f32]);
@@ -114,7 +114,7 @@ macro_rules! shared_source {
             scale_by(h: &mut [f32], gain: &[u8]) -> () = $crate::numerics::scale_by;
             shift_by(h: &mut [f32], bias: &[u8]) -> () = $crate::numerics::shift_by;
             rotate(heads: &mut [f32], angles: &[f32]) -> () = $crate::numerics::rotate;
-            swiglu(up: &mut [f32], gate: &[f32]) -> () = $crate::numerics::swiglu;
+            swiglu(gate: &mut [f32], up: &[f32]) -> () = $crate::numerics::swiglu;
             gelu(up: &mut [f32]) -> () = $crate::numerics::gelu_all;
             add(x: &mut [f32], h: &[f32]) -> () = $crate::numerics::add;
             all_finite(values: &[f32]) -> bool = $crate::numerics::all_finite;
@@ -176,10 +176,11 @@ impl Kernel {
 
 #[cfg(feature = "prepack")]
 impl Kernel {
-    /// Packs the matrix that `pages` hold for this kernel; `None` if it multiplies from pages only, or if they do not hold
-    /// the matrix. `far_away`: the model is larger than the processor's caches.
-    pub fn prepack(self, dims: &MatrixDims, pages: &[Page], far_away: bool) -> Option<Prepacked> {
-        Prepacked::new(self, dims, pages, far_away)
+    /// Packs matrices of the same inputs for this kernel, each with the pages that hold it, as one: the outputs of each, padded, follow those
+    /// of the one before it. `None` if the kernel multiplies from pages only, or if pages do not hold their matrix. `far_away`: the model is
+    /// larger than the processor's caches.
+    pub fn prepack(self, stack: &[(MatrixDims, &[Page])], far_away: bool) -> Option<Prepacked> {
+        Prepacked::new(self, stack, far_away)
     }
 }
 

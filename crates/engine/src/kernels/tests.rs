@@ -95,7 +95,7 @@ proptest! {
                 }
                 let kept = kernel.compute().kept_cells(&dims, group, &mask_page);
                 prop_assert_eq!(kept, Some(cells.len() / 16), "{}", kernel.name);
-                let mut product = GroupProduct::new(&dims, group, &mask_page, input, &mut y);
+                let mut product = GroupProduct::new(&dims, group, &mask_page, input, (&mut y, dims.padded_outputs() as usize));
                 product.feed(kernel, &[]);
                 for part in cells.chunks(piece * 16) {
                     product.feed(kernel, part);
@@ -139,14 +139,14 @@ proptest! {
                 record.write(&mut masks, at);
                 cells.extend_from_slice(tile);
             }
-            GroupProduct::new(&dims, group, &masks, input, &mut want).feed(PORTABLE, &cells);
+            GroupProduct::new(&dims, group, &masks, input, (&mut want, outputs)).feed(PORTABLE, &cells);
             cells.resize(cells.len().next_multiple_of(512), 0);
             pages.push(masks);
             pages.extend_from_slice(cells.as_chunks().0);
         }
         for kernel in available() {
             let name = kernel.name;
-            let Some(packed) = kernel.prepack(&dims, &pages, far_away) else {
+            let Some(packed) = kernel.prepack(&[(dims, &pages)], far_away) else {
                 prop_assert!(damaged || kernel.compute().packing().is_none(), "{} packs nothing", name);
                 continue;
             };
@@ -173,7 +173,7 @@ proptest! {
             prop_assert!(!kernel.compute().multiply_prepacked(&packed, 0..packed.parts(), short, &mut y, outputs));
             let last = y.len() - 1;
             prop_assert!(!kernel.compute().multiply_prepacked(&packed, 0..packed.parts(), input, &mut y[..last], outputs));
-            prop_assert!(kernel.prepack(&dims, &pages[..pages.len() - 1], far_away).is_none());
+            prop_assert!(kernel.prepack(&[(dims, &pages[..pages.len() - 1])], far_away).is_none());
         }
     }
 
@@ -192,7 +192,7 @@ proptest! {
             let scales = std::vec![1.0; dims.segments() as usize];
             let mut y = std::vec![0.0; dims.padded_outputs() as usize];
             let input = Input { values: &x, scales: &scales, batch: 1 };
-            GroupProduct::new(&dims, 0, &mask_page, input, &mut y).feed(kernel, &[1; 16]);
+            GroupProduct::new(&dims, 0, &mask_page, input, (&mut y, dims.padded_outputs() as usize)).feed(kernel, &[1; 16]);
         }
     }
 

@@ -1,5 +1,10 @@
 //! A matrix that is packed for the kernel, by one thread or by a team.
 
+use alloc::vec::Vec;
+
+use pageformer_vram::{Card, Vram};
+
+use super::MatrixPages;
 #[cfg(feature = "threads")]
 use crate::kernels::share;
 use crate::kernels::{Input, Kernel, Prepacked, Team};
@@ -10,6 +15,23 @@ const LEAST: usize = 2400;
 /// Lines that a thread takes at a time, at least.
 #[cfg(feature = "threads")]
 const TAKE: usize = 256;
+
+/// Matrices that follow each other on the tape, packed as one, if they can be and all of their pages are in memory, one behind the other.
+pub(crate) fn pack<C: Card>(
+    matrices: &[MatrixPages],
+    vram: &mut Vram<'_, C>,
+    kernel: Kernel,
+    far_away: bool,
+) -> Option<Prepacked> {
+    let (first, last) = (matrices.first()?.pages.start, matrices.last()?.pages.end);
+    let tape = vram.pages(first, last.checked_sub(first)?).ok()?;
+    let pages_of = |matrix: &MatrixPages| {
+        let from = matrix.pages.start.checked_sub(first)? as usize;
+        Some((matrix.dims, tape.get(from..from + matrix.pages.len())?))
+    };
+    let stack: Option<Vec<_>> = matrices.iter().map(pages_of).collect();
+    kernel.prepack(&stack?, far_away)
+}
 
 /// `y = W·x`: `(batch, padded outputs)`. False if it has to be done otherwise.
 pub(crate) fn multiply(

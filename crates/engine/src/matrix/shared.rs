@@ -30,14 +30,14 @@ impl<'a> Stretch<'a> {
     /// Multiplies groups that lie whole in the run, from its beginning on, and says how many they and their pages are: none if it is
     /// not worth it. What is left is the caller's: the next group ends elsewhere, or something is wrong with it.
     #[inline]
-    pub fn multiply(self, team: &dyn Team, y: &mut [f32]) -> (u32, usize) {
+    pub fn multiply(self, team: &dyn Team, y: &mut [f32], y_stride: usize) -> (u32, usize) {
         if self.run.len() * self.x.batch < LEAST {
             return (0, 0);
         }
-        self.share_out(team, y)
+        self.share_out(team, y, y_stride)
     }
 
-    fn share_out(self, team: &dyn Team, y: &mut [f32]) -> (u32, usize) {
+    fn share_out(self, team: &dyn Team, y: &mut [f32], y_stride: usize) -> (u32, usize) {
         // What another group has begun would be added to.
         let begins_a_row = (self.group * TILES_PER_GROUP as u32).is_multiple_of(self.dims.segments());
         if !begins_a_row {
@@ -45,32 +45,34 @@ impl<'a> Stretch<'a> {
         }
         match self.x.batch {
             1 => self.by_rows(team, y),
-            _ => self.by_positions(team, y),
+            _ => self.by_positions(team, y, y_stride),
         }
     }
 
     fn by_rows(self, team: &dyn Team, y: &mut [f32]) -> (u32, usize) {
         let y = y.get_mut(self.first_row()..).unwrap_or(&mut []);
         let part = (self.run.len() / (PARTS * team.threads().max(1))).max(PART) as u32;
-        match share(team, Parts { left: self, y, part }, |one| one.left.compute(one.y, one.left.first_row()))
-        {
+        match share(team, Parts { left: self, y, part }, |one| {
+            let outputs = one.y.len();
+            one.left.compute((one.y, outputs), one.left.first_row());
+        }) {
             Some(Parts { left, .. }) => (left.group - self.group, self.run.len() - left.run.len()),
             None => (0, 0),
         }
     }
 
-    fn by_positions(self, team: &dyn Team, y: &mut [f32]) -> (u32, usize) {
+    fn by_positions(self, team: &dyn Team, y: &mut [f32], y_stride: usize) -> (u32, usize) {
         let Self { dims, x, .. } = self;
         let (groups, pages) = self.whole(dims.groups() - self.group);
-        let stride = dims.padded_outputs() as usize;
-        let Some(y) = y.get_mut(..x.batch * stride) else { return (0, 0) };
+        let used = (x.batch - 1) * y_stride + dims.padded_outputs() as usize;
+        let Some(y) = y.get_mut(..used) else { return (0, 0) };
         // Many together, for which weights are loaded once.
         let positions = x.batch.div_ceil(team.threads().max(1));
         let inputs = x.values.chunks(positions * dims.padded_inputs() as usize);
         let scales = x.scales.chunks(positions * dims.segments() as usize);
-        let parts = y.chunks_mut(positions * stride).zip(inputs.zip(scales));
+        let parts = y.chunks_mut(positions * y_stride).zip(inputs.zip(scales));
         let done = share(team, parts, |(y, (values, scales))| {
-            self.of(Input { values, scales, batch: y.len() / stride }).compute(y, 0);
+            self.of(Input { values, scales, batch: y.len().div_ceil(y_stride) }).compute((y, y_stride), 0);
         });
         if done.is_some() { (groups, pages) } else { (0, 0) }
     }
@@ -99,8 +101,8 @@ impl<'a> Stretch<'a> {
         (groups, pages)
     }
 
-    /// Computes the groups that lie whole in the run; `y` is `(batch, padded_outputs)`, or one position's outputs from `first` on.
-    fn compute(self, y: &mut [f32], first: usize) {
+    /// Computes the groups that lie whole in the run; `y` is `(batch, y_stride)`, from output `first` on.
+    fn compute(self, (y, y_stride): (&mut [f32], usize), first: usize) {
         let Self { kernel, dims, group, mut run, x } = self;
         for group in group..dims.groups() {
             let Some((masks, rest)) = run.split_first() else { return };
@@ -108,7 +110,7 @@ impl<'a> Stretch<'a> {
             let Some((here, later)) = rest.split_at_checked(cells.div_ceil(CELLS_PER_PAGE)) else { return };
             let bytes = here.as_flattened();
             let bytes = bytes.get(..cells * CELL_BYTES).unwrap_or(bytes);
-            GroupProduct::new(dims, group, masks, x, y).with_outputs_from(first).feed(kernel, bytes);
+            GroupProduct::new(dims, group, masks, x, (&mut *y, y_stride)).with_outputs_from(first).feed(kernel, bytes);
             run = later;
         }
     }

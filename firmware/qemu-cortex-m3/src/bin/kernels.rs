@@ -150,7 +150,7 @@ impl Group {
         };
         let kept = kernel.compute().kept_cells(&self.dims, 0, &self.mask_page).unwrap_or(0);
         let cells = self.cells.get(..kept * CELL_BYTES).unwrap_or(&[]);
-        let mut product = GroupProduct::new(&self.dims, 0, &self.mask_page, input, y);
+        let mut product = GroupProduct::new(&self.dims, 0, &self.mask_page, input, (y, self.dims.padded_outputs() as usize));
         if cells.is_empty() {
             product.feed(kernel, &[]);
         }

@@ -209,8 +209,8 @@ impl Compute for Measured {
         timed(OTHERS, |k| k.shift_by(h, bias));
     }
 
-    fn swiglu(&self, up: &mut [f32], gate: &[f32]) {
-        timed(OTHERS, |k| k.swiglu(up, gate));
+    fn swiglu(&self, gate: &mut [f32], up: &[f32]) {
+        timed(OTHERS, |k| k.swiglu(gate, up));
     }
 
     fn gelu(&self, up: &mut [f32]) {

@@ -23,16 +23,20 @@ struct Tile<'a> {
 }
 
 impl Prepacked {
-    /// Packs the matrix that `pages` hold; `None` if they do not hold it, or the kernel cannot. `far_away`: the model is larger than the
-    /// caches.
+    /// [`Kernel::prepack`].
     pub(in crate::kernels) fn new(
         kernel: Kernel,
-        dims: &MatrixDims,
-        pages: &[Page],
+        stack: &[(MatrixDims, &[Page])],
         far_away: bool,
     ) -> Option<Self> {
         let packing = kernel.compute().packing()?;
-        let tiles = tiles(kernel, dims, pages)?;
+        let inputs = stack.first()?.0.inputs;
+        let mut tiles = Vec::new();
+        for (dims, pages) in stack {
+            tiles.extend(tiles_of(kernel, dims, pages).filter(|_| dims.inputs == inputs)?);
+        }
+        let outputs = stack.iter().map(|(dims, _)| dims.padded_outputs()).sum();
+        let dims = &MatrixDims { outputs, inputs };
         let weights = tiles.iter().flat_map(|tile| tile.cells.as_flattened());
         if packing.least > i8::MIN && weights.into_iter().any(|weight| (*weight as i8) < packing.least) {
             return None;
@@ -179,7 +183,7 @@ impl Finish {
 }
 
 /// The tiles of a matrix, in order.
-fn tiles<'a>(kernel: Kernel, dims: &MatrixDims, mut pages: &'a [Page]) -> Option<Vec<Tile<'a>>> {
+fn tiles_of<'a>(kernel: Kernel, dims: &MatrixDims, mut pages: &'a [Page]) -> Option<Vec<Tile<'a>>> {
     let mut tiles = Vec::with_capacity(dims.tiles() as usize);
     for group in 0..dims.groups() {
         let (masks, rest) = pages.split_first()?;
