@@ -6,7 +6,7 @@
 //! - **Dense**: the four cells have the same inputs. Up to four such groups of 16 outputs lie side by side, so that all meet an
 //!   activation that is loaded once.
 //! - **Sparse**: each row-block goes through its own kept cells, whatever the others keep, four at a *step*. What a step's four times four
-//!   cells need is within a *window* of 16 cells, which begins where the row-block is that has come least far; *places* say where in it.
+//!   cells need is within a *window* of 16 cells, which begins where the row-block is that has come least far, or ends with the inputs; *places* say where in it.
 //!   One permutation brings a step's activations together, four different ones in each lane; so the four lines of a step have their
 //!   outputs turned against each other, and their sums, which are kept apart, are turned back when all is added up:
 //!
@@ -29,7 +29,6 @@
 mod pack;
 
 use alloc::vec::Vec;
-use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS};
@@ -93,9 +92,9 @@ pub struct Prepacked {
     /// Segments and padded inputs.
     inputs: (usize, usize),
     pub(super) parts: Vec<Part>,
-    /// For each part, segment and group, the lines of its steps. Dense: for each part, segment, bundle and cell, a line for each group.
+    /// Sparse: for each group and segment, the lines of its steps. Dense: for each part, segment, bundle and cell, a line for each group.
     pub(super) lines: Vec<Line>,
-    /// For each part, segment and group.
+    /// Sparse: for each group and segment. Dense: for each part, segment and group.
     pub(super) finish: Vec<Finish>,
     /// Only where cells are missing.
     pub(super) sparse: Option<Sparse>,
@@ -120,11 +119,11 @@ pub(super) struct Part {
 /// What is known of kept cells.
 #[derive(Default)]
 pub(super) struct Sparse {
-    /// For each step, the first cell of the window, counted within the segment.
-    pub windows: Vec<u8>,
+    /// For each step, the first cell of the window. All of it is within the inputs, where these are no fewer.
+    pub windows: Vec<u32>,
     /// For each step, where in the window the activations of a register are. A place that is 8 or more has the byte's highest bit set, too.
     pub places: Vec<[u8; OUTPUTS]>,
-    /// Lines of each part, segment and group: [`STEP`] for each step, but [`LAST`] for the last one if that is enough.
+    /// Lines of each group and segment: [`STEP`] for each step, but [`LAST`] for the last one if that is enough.
     pub counts: Vec<u16>,
     /// For each group, the first output of each lane's row-block, counted within the part. Where a group has fewer, the last one is there again.
     pub outputs: Vec<[u32; LANES]>,
@@ -247,11 +246,12 @@ pub(super) struct Job<'a> {
 }
 
 /// Where a part of a sparse matrix begins.
+#[derive(Clone, Copy)]
 pub(super) struct Cursor<'a> {
     pub lines: *const Line,
     pub finish: *const Finish,
     pub places: *const [u8; OUTPUTS],
-    pub windows: *const u8,
+    pub windows: *const u32,
     pub counts: *const u16,
     /// First outputs of each group's lanes.
     pub outputs: &'a [[u32; LANES]],
@@ -283,39 +283,5 @@ impl Job<'_> {
     #[inline(always)]
     pub fn outputs_from(&self, b: usize, output: u32) -> *mut f32 {
         self.y.wrapping_add(b * self.y_stride + output as usize)
-    }
-}
-
-/// Activations of a segment at `B` positions, and a window behind them, where they meet no weights.
-#[repr(C, align(64))]
-pub(super) struct Segment<const B: usize>([[MaybeUninit<u8>; TILE_INPUTS + WINDOW]; B]);
-
-impl<const B: usize> Segment<B> {
-    pub const EMPTY: Self = Self([[MaybeUninit::uninit(); TILE_INPUTS + WINDOW]; B]);
-
-    /// The inputs of segment `segment`, with some bits flipped.
-    #[inline(always)]
-    pub fn load(&mut self, job: &Job<'_>, segment: usize, flip: u8) {
-        let (values, inputs) = job.segment(segment);
-        for (b, to) in self.0.iter_mut().enumerate() {
-            // SAFETY: the job has these activations.
-            let values = unsafe { core::slice::from_raw_parts(values.wrapping_add(b * job.stride), inputs) };
-            // Whole registers, then the rest by fours.
-            let (whole, last) = values.as_chunks::<64>();
-            for (to, values) in to.as_chunks_mut::<64>().0.iter_mut().zip(whole) {
-                *to = values.map(|x| MaybeUninit::new(x as u8 ^ flip));
-            }
-            let rest = &mut to[whole.len() * 64..];
-            for (to, values) in rest.as_chunks_mut::<4>().0.iter_mut().zip(last.as_chunks::<4>().0) {
-                *to = values.map(|x| MaybeUninit::new(x as u8 ^ flip));
-            }
-            to[inputs..inputs + WINDOW].fill(MaybeUninit::new(0));
-        }
-    }
-
-    /// What was loaded at position `b`, from input `input` on.
-    #[inline(always)]
-    pub fn from(&self, b: usize, input: usize) -> *const u8 {
-        self.0.as_ptr().wrapping_add(b).cast::<u8>().wrapping_add(input)
     }
 }

@@ -4,14 +4,12 @@
 //! goes in as a magnitude, and its sign to the other.
 
 use core::arch::x86_64::*;
-use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use super::sums::Sums;
 use crate::kernels::Input;
 use crate::kernels::prepacked::{
-    BUNDLE, Cursor, Finish, Job, LANES, LAST, Line, OUTPUTS, PART, Packing, Prepacked, STEP, Segment, Sparse,
-    WINDOW,
+    BUNDLE, Cursor, Finish, Job, LANES, LAST, Line, OUTPUTS, Packing, Prepacked, STEP, Sparse, WINDOW,
 };
 
 /// How these kernels want matrices. A weight of −128 has no negative.
@@ -228,83 +226,71 @@ unsafe fn products(x_scale: f32, finish: *const Finish, sums: [__m256i; HALVES])
 #[target_feature(enable = "avx2,bmi1,popcnt")]
 unsafe fn sparse<S: Sums, const B: usize, const ONE: bool>(job: &Job<'_>, kept: &Sparse) {
     let segments = if ONE { 1 } else { job.segments };
-    let Cursor { mut lines, mut finish, mut places, mut windows, mut counts, outputs } = job.cursor(kept);
-    let mut x = Segment::<B>::EMPTY;
-    // Products so far, in the order of the lanes.
-    let mut y = [[const { [MaybeUninit::<__m256>::uninit(); HALVES] }; PART]; B];
-    for segment in 0..segments {
-        if !ONE {
-            x.load(job, segment, flip::<S>());
-        }
-        // SAFETY: with one window, the job has as many activations as it says.
-        let only: [[__m256; 2]; B] = core::array::from_fn(|b| {
+    let cursor = job.cursor(kept);
+    let outputs = cursor.outputs;
+    // SAFETY: for each group of a part and each segment there are a finish and a number of lines; as many lines, and a window and places for each step
+    // of these. Windows are within the inputs, of which the job has as many as it says.
+    unsafe {
+        let flip = _mm256_set1_epi8(flip::<S>() as i8);
+        let only: [[__m256i; 2]; B] = core::array::from_fn(|b| {
             [0, 8].map(|first| {
-                if !ONE {
-                    return _mm256_setzero_ps();
-                }
-                let cells = (job.stride / 4).saturating_sub(first);
-                let x = unsafe { eight_cells(job.values.wrapping_add(b * job.stride + first * 4), cells) };
-                _mm256_castsi256_ps(_mm256_xor_si256(x, _mm256_set1_epi8(flip::<S>() as i8)))
+                let cells = if ONE { (job.stride / 4).saturating_sub(first) } else { 0 };
+                let x = eight_cells(job.values.wrapping_add(b * job.stride + first * 4), cells);
+                _mm256_xor_si256(x, flip)
             })
         });
-        for (group, outputs) in outputs.iter().enumerate() {
-            // SAFETY: a part has at most `PART` groups, and for each and each segment a finish and a number of lines; as many lines, and a window
-            // and places for each step of these. Windows begin in their segment. `y` is written in the first segment.
-            unsafe {
-                let count = usize::from(*counts);
-                // One position after the other, as registers go: the weights are near the second time.
-                for (b, y) in y.iter_mut().enumerate() {
-                    let mut sums = starts::<S>(finish).map(|start| {
+        let mut group = cursor;
+        for outputs in outputs {
+            // One position after the other, as registers go: the weights are near the second time.
+            let from = group;
+            for (b, only) in only.iter().enumerate() {
+                group = from;
+                let Cursor { lines, finish, places, windows, counts, .. } = &mut group;
+                let mut y = [_mm256_setzero_ps(); HALVES];
+                for segment in 0..segments {
+                    let mut sums = starts::<S>(*finish).map(|start| {
                         let mut sums = [_mm256_setzero_si256(); STEP];
                         sums[0] = start;
                         sums
                     });
-                    let (mut lines, mut places, mut windows) = (lines, places, windows);
                     let mut next = || {
-                        let [low, high] = if ONE {
-                            only[b]
-                        } else {
-                            let input = usize::from(*windows) * 4;
-                            [0, 32].map(|more| _mm256_loadu_ps(x.from(b, input + more).cast()))
-                        };
+                        let mut x = *only;
+                        if !ONE {
+                            let from = job.values.wrapping_add(b * job.stride + **windows as usize * 4);
+                            *windows = windows.wrapping_add(1);
+                            let half = |first| _mm256_loadu_si256(from.wrapping_add(first).cast());
+                            x = [0, 32].map(|first| _mm256_xor_si256(half(first), flip));
+                        }
+                        let [low, high] = x.map(|x| _mm256_castsi256_ps(x));
                         let place: [__m256i; HALVES] = core::array::from_fn(|half| {
                             _mm256_cvtepi8_epi32(_mm_loadl_epi64(places.cast::<u64>().add(half).cast()))
                         });
-                        windows = windows.wrapping_add(1);
-                        places = places.wrapping_add(1);
+                        *places = places.wrapping_add(1);
                         place.map(|place| {
                             let low = _mm256_permutevar8x32_ps(low, place);
                             let high = _mm256_permutevar8x32_ps(high, place);
                             _mm256_castps_si256(_mm256_blendv_ps(low, high, _mm256_castsi256_ps(place)))
                         })
                     };
+                    let count = usize::from(**counts);
                     for _ in 0..count / STEP {
-                        step::<S, STEP>(&mut lines, next(), &mut sums);
+                        step::<S, STEP>(lines, next(), &mut sums);
                     }
                     if !count.is_multiple_of(STEP) {
-                        step::<S, LAST>(&mut lines, next(), &mut sums);
+                        step::<S, LAST>(lines, next(), &mut sums);
                     }
                     let x_scale = *job.scales.wrapping_add(b * segments + segment);
-                    let products = products(x_scale, finish, sums.map(|sums| turned_back(sums)));
-                    let y = y.get_unchecked_mut(group);
-                    for (half, (y, product)) in y.iter_mut().zip(products).enumerate() {
-                        let y = y.write(if segment == 0 {
-                            product
-                        } else {
-                            _mm256_add_ps(y.assume_init(), product)
-                        });
-                        if segment + 1 == segments {
-                            let outputs = &outputs[half * LANES / HALVES..];
-                            _mm_storeu_ps(job.outputs_from(b, outputs[0]), _mm256_castps256_ps128(*y));
-                            _mm_storeu_ps(job.outputs_from(b, outputs[1]), _mm256_extractf128_ps::<1>(*y));
-                        }
+                    let products = products(x_scale, *finish, sums.map(|sums| turned_back(sums)));
+                    for (y, product) in y.iter_mut().zip(products) {
+                        *y = if segment == 0 { product } else { _mm256_add_ps(*y, product) };
                     }
+                    *counts = counts.wrapping_add(1);
+                    *finish = finish.wrapping_add(1);
                 }
-                lines = lines.wrapping_add(count);
-                places = places.wrapping_add(count.div_ceil(STEP));
-                windows = windows.wrapping_add(count.div_ceil(STEP));
-                counts = counts.wrapping_add(1);
-                finish = finish.wrapping_add(1);
+                for (y, outputs) in y.into_iter().zip(outputs.chunks_exact(LANES / HALVES)) {
+                    _mm_storeu_ps(job.outputs_from(b, outputs[0]), _mm256_castps256_ps128(y));
+                    _mm_storeu_ps(job.outputs_from(b, outputs[1]), _mm256_extractf128_ps::<1>(y));
+                }
             }
         }
     }

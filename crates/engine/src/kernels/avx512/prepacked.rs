@@ -1,13 +1,11 @@
 //! Matrices that were packed for this kernel: products of a register are of 16 outputs, and are added up without any shuffle.
 
 use core::arch::x86_64::*;
-use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use crate::kernels::Input;
 use crate::kernels::prepacked::{
-    BUNDLE, Cursor, Finish, Job, LANES, LAST, Line, OUTPUTS, PART, Packing, Prepacked, STEP, Segment, Sparse,
-    WINDOW,
+    BUNDLE, Cursor, Finish, Job, LANES, LAST, Line, OUTPUTS, Packing, Prepacked, STEP, Sparse, WINDOW,
 };
 
 /// How this kernel wants matrices.
@@ -135,36 +133,34 @@ unsafe fn bundle<const B: usize, const G: usize>(
 unsafe fn sparse<const B: usize, const ONE: bool, const FAR: bool>(job: &Job<'_>, kept: &Sparse) {
     let segments = if ONE { 1 } else { job.segments };
     let Cursor { mut lines, mut finish, mut places, mut windows, mut counts, outputs } = job.cursor(kept);
-    let mut x = Segment::<B>::EMPTY;
-    // Products so far, in the order of the lanes.
-    let mut y = [[const { MaybeUninit::<__m512>::uninit() }; PART]; B];
-    for segment in 0..segments {
-        if !ONE {
-            x.load(job, segment, 0x80);
-        }
-        // SAFETY: a part has at most `PART` groups, and for each and each segment a finish and a number of lines; as many lines, and a window and places
-        // for each step of these. Windows begin in their segment. `y` is written in the first segment. With one window, the job has as many activations as it says.
-        unsafe {
-            let window = |input| -> [__m512i; B] {
-                core::array::from_fn(|b| _mm512_loadu_si512(x.from(b, input).cast()))
-            };
-            let there = u64::MAX >> (WINDOW - job.stride.min(WINDOW));
-            let only: [__m512i; B] = core::array::from_fn(|b| {
-                if !ONE {
-                    return _mm512_setzero_si512();
-                }
-                let x = _mm512_maskz_loadu_epi8(there, job.values.wrapping_add(b * job.stride));
-                _mm512_xor_si512(x, _mm512_set1_epi8(-128))
-            });
-            for (group, outputs) in outputs.iter().enumerate() {
+    // SAFETY: for each group of a part and each segment there are a finish and a number of lines; as many lines, and a window and places for each step
+    // of these. Windows are within the inputs, of which the job has as many as it says.
+    unsafe {
+        let flip = _mm512_set1_epi8(-128);
+        let there = u64::MAX >> (WINDOW - job.stride.min(WINDOW));
+        let only: [__m512i; B] = core::array::from_fn(|b| match ONE {
+            true => _mm512_maskz_loadu_epi8(there, job.values.wrapping_add(b * job.stride)),
+            false => _mm512_setzero_si512(),
+        });
+        let only = only.map(|x| _mm512_xor_si512(x, flip));
+        for outputs in outputs {
+            let mut y = [_mm512_setzero_ps(); B];
+            for segment in 0..segments {
                 let start = _mm512_load_si512((*finish).start.as_ptr().cast());
                 let none = _mm512_setzero_si512();
                 let mut sums = [[start, none, none, none]; B];
                 let mut next = || {
-                    let x = if ONE { only } else { window(*windows as usize * 4) };
                     let place = _mm512_cvtepi8_epi32(_mm_loadu_si128(places.cast()));
-                    windows = windows.wrapping_add(1);
                     places = places.wrapping_add(1);
+                    let mut x = only;
+                    if !ONE {
+                        let from = job.values.wrapping_add(*windows as usize * 4);
+                        windows = windows.wrapping_add(1);
+                        for (b, x) in x.iter_mut().enumerate() {
+                            *x = _mm512_loadu_si512(from.wrapping_add(b * job.stride).cast());
+                            *x = _mm512_xor_si512(*x, flip);
+                        }
+                    }
                     x.map(|x| _mm512_permutexvar_epi32(place, x))
                 };
                 let count = *counts as usize;
@@ -177,23 +173,13 @@ unsafe fn sparse<const B: usize, const ONE: bool, const FAR: bool>(job: &Job<'_>
                 for (b, (y, sums)) in y.iter_mut().zip(sums).enumerate() {
                     let x_scale = *job.scales.wrapping_add(b * segments + segment);
                     let product = product(x_scale, &*finish, turned_back(sums));
-                    if segments == 1 {
-                        store(job, b, outputs, product);
-                        continue;
-                    }
-                    let y = y.get_unchecked_mut(group);
-                    y.write(if segment == 0 { product } else { _mm512_add_ps(y.assume_init(), product) });
+                    *y = if segment == 0 { product } else { _mm512_add_ps(*y, product) };
                 }
                 counts = counts.wrapping_add(1);
                 finish = finish.wrapping_add(1);
             }
-        }
-    }
-    if segments > 1 {
-        for (group, outputs) in outputs.iter().enumerate() {
-            for (b, y) in y.iter().enumerate() {
-                // SAFETY: as above.
-                unsafe { store(job, b, outputs, y.get_unchecked(group).assume_init()) };
+            for (b, y) in y.into_iter().enumerate() {
+                store(job, b, outputs, y);
             }
         }
     }

@@ -2,12 +2,12 @@
 
 use alloc::vec::Vec;
 
-use pageformer_card::matrix::{TILE_OUTPUTS, TILES_PER_GROUP, TileRecord};
+use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS, TILES_PER_GROUP, TileRecord};
 use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page};
 
 use super::{
     BUNDLE, Finish, LANES, LAST, Line, OUTPUTS, PART, PART_ROWS, Packing, Part, Prepacked, STEP, Sparse,
-    WINDOW, WINDOW_CELLS,
+    WINDOW_CELLS,
 };
 use crate::kernels::Kernel;
 use crate::kernels::scalar::CELL_INPUTS;
@@ -116,9 +116,9 @@ impl Prepacked {
             // Whoever is there twice gives the same outputs twice.
             order.resize(order.len().next_multiple_of(LANES), order[order.len() - 1]);
             let (groups, _) = order.as_chunks::<LANES>();
-            for segment in 0..segments {
-                for lanes in groups {
-                    packed.steps_of(lanes.map(|at| row(at).get(segment)), &mut sparse);
+            for lanes in groups {
+                for segment in 0..segments {
+                    packed.steps_of(segment, lanes.map(|at| row(at).get(segment)), &mut sparse);
                 }
             }
             let output = |row: usize| ((row - first) * TILE_OUTPUTS) as u32;
@@ -128,16 +128,16 @@ impl Prepacked {
     }
 
     /// The steps of a group in a segment.
-    fn steps_of(&mut self, tiles: [Option<&Tile<'_>>; LANES], sparse: &mut Sparse) {
+    fn steps_of(&mut self, segment: usize, tiles: [Option<&Tile<'_>>; LANES], sparse: &mut Sparse) {
         self.finish.push(Finish::of(tiles));
         let mut lanes = tiles.map(|tile| {
             let (mask, cells) = tile.map_or((0, &[][..]), |tile| (tile.record.mask, tile.cells));
-            ones(mask).zip(cells).peekable()
+            ones(mask).map(|cell| segment * (TILE_INPUTS / CELL_INPUTS) + cell).zip(cells).peekable()
         });
         let from = self.lines.len();
+        let last_window = (self.inputs.1 / CELL_INPUTS).saturating_sub(WINDOW_CELLS);
         while let Some(first) = lanes.iter_mut().filter_map(|lane| Some(lane.peek()?.0)).min() {
-            // In a segment that is no wider, there is one window.
-            let window = if self.inputs.1 <= WINDOW { 0 } else { first };
+            let window = first.min(last_window);
             let cells = lanes
                 .each_mut()
                 .map(|lane| [(); STEP].map(|()| lane.next_if(|(cell, _)| *cell < window + WINDOW_CELLS)));
@@ -158,7 +158,7 @@ impl Prepacked {
                     }
                 }
             }
-            sparse.windows.push(window as u8);
+            sparse.windows.push(window as u32);
             sparse.places.push(places);
             self.lines.extend(&step[..lines]);
         }
