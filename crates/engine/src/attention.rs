@@ -69,10 +69,17 @@ pub struct Scratch<'a> {
     pub weights: &'a mut [i16],
 }
 
-/// The two integer products of attention, which a kernel may have better instructions for.
-pub(crate) trait Products {
-    /// `scores[t] = (scale · key_scales[t]) · Σ_c query[c]·key[t][c]` for whole blocks.
-    fn scores(query: &[i8], scale: f32, keys: &[i8], key_scales: &[u16], scores: &mut [f32]);
+/// The passes of attention over all positions, which a kernel may have better instructions for. Everything is as long as `places` says,
+/// which are whole blocks.
+pub(crate) trait Passes {
+    /// `scores[t] = (scale · key_scales[t]) · Σ_c query[c]·key[t][c]`, and −∞ for positions that are not seen. The largest.
+    fn scores(head: &Head<'_>, query: &[i8], scale: f32, scores: &mut [f32]) -> f32;
+
+    /// `e[t] = exp(scores[t] − most)`, `scores[t] = e[t] · value_scales[t]`. The sum of `e` and the largest of the new scores.
+    fn weigh(scores: &mut [f32], most: f32, value_scales: &[u16]) -> (f32, f32);
+
+    /// `weights[t] = scores[t] · inverse`, rounded: 0 to [`MOST`].
+    fn integers(scores: &[f32], inverse: f32, weights: &mut [i16]);
 
     /// `out[c] = Σ_t weights[t]·value[t][c]`, in sums of [`SUM_POSITIONS`] positions, which are then added in
     /// order as f32. `values` is `(weights / 2, channels, 2)`; `out` may be shorter than `channels`.
@@ -179,7 +186,7 @@ pub(crate) fn quantize_head(x: &[f32], out: &mut [i8]) -> Option<u16> {
 
 /// Attention of one query `q` `(head_dim)`.
 #[inline(always)]
-pub(crate) fn attend<P: Products>(
+pub(crate) fn attend<P: Passes>(
     head: &Head<'_>,
     q: &[f32],
     out: &mut [f32],
@@ -189,34 +196,23 @@ pub(crate) fn attend<P: Products>(
     let query = scratch.query.get_mut(..head.channels)?;
     let scores = scratch.scores.get_mut(..places)?;
     let weights = scratch.weights.get_mut(..places)?;
+    let value_scales = head.value_scales.get(..places)?;
 
     let scale = quantize(q, query)? / sqrt(q.len() as f32);
     query.get_mut(q.len()..)?.fill(0);
-    P::scores(query, scale, head.keys, head.key_scales, scores);
-    scores.get_mut(head.seen..)?.fill(f32::NEG_INFINITY);
-
-    let most = max_of(scores);
-    for score in scores.iter_mut() {
-        *score = exp(*score - most);
-    }
-    let sum = sum_of(scores, |e| e);
+    let most = P::scores(head, query, scale, scores);
+    // Weights of the integers: the softmax's, times the values' scales.
+    let (sum, weight) = P::weigh(scores, most, value_scales);
     if !most.is_finite() || !sum.is_finite() {
         return None;
     }
-
-    // Weights of the integers: the softmax's, times the values' scales.
-    for (score, scale) in scores.iter_mut().zip(head.value_scales) {
-        *score *= bf16::to_f32(*scale);
-    }
-    let most = max_of(scores);
+    let most = weight;
     if most < TINY {
         out.fill(0.0);
         return Some(());
     }
     let inverse = MOST / most;
-    for (weight, score) in weights.iter_mut().zip(&*scores) {
-        *weight = round_i16(*score * inverse);
-    }
+    P::integers(scores, inverse, weights);
     P::mix(weights, head.values, head.channels, out);
     let scale = most / (MOST * sum);
     for out in out.iter_mut() {
@@ -228,11 +224,11 @@ pub(crate) fn attend<P: Products>(
 /// Plain Rust, which defines the results.
 pub(crate) struct Plain;
 
-impl Products for Plain {
+impl Passes for Plain {
     #[inline(always)]
-    fn scores(query: &[i8], scale: f32, keys: &[i8], key_scales: &[u16], scores: &mut [f32]) {
-        let blocks = keys.chunks_exact(BLOCK * query.len().max(1));
-        let outputs = scores.chunks_exact_mut(BLOCK).zip(key_scales.chunks_exact(BLOCK));
+    fn scores(head: &Head<'_>, query: &[i8], scale: f32, scores: &mut [f32]) -> f32 {
+        let blocks = head.keys.chunks_exact(BLOCK * query.len().max(1));
+        let outputs = scores.chunks_exact_mut(BLOCK).zip(head.key_scales.chunks_exact(BLOCK));
         for (block, (scores, scales)) in blocks.zip(outputs) {
             let mut sums = [0i32; BLOCK];
             for (cell, query) in block.chunks_exact(BLOCK * CHANNELS).zip(query.chunks_exact(CHANNELS)) {
@@ -245,6 +241,27 @@ impl Products for Plain {
             for (score, (sum, key_scale)) in scores.iter_mut().zip(sums.iter().zip(scales)) {
                 *score = (scale * bf16::to_f32(*key_scale)) * *sum as f32;
             }
+        }
+        scores.get_mut(head.seen..).unwrap_or(&mut []).fill(f32::NEG_INFINITY);
+        max_of(scores)
+    }
+
+    #[inline(always)]
+    fn weigh(scores: &mut [f32], most: f32, value_scales: &[u16]) -> (f32, f32) {
+        for score in scores.iter_mut() {
+            *score = exp(*score - most);
+        }
+        let sum = sum_of(scores, |e| e);
+        for (score, scale) in scores.iter_mut().zip(value_scales) {
+            *score *= bf16::to_f32(*scale);
+        }
+        (sum, max_of(scores))
+    }
+
+    #[inline(always)]
+    fn integers(scores: &[f32], inverse: f32, weights: &mut [i16]) {
+        for (weight, score) in weights.iter_mut().zip(scores) {
+            *weight = round_i16(*score * inverse);
         }
     }
 

@@ -39,7 +39,20 @@ pub fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 }
 
 /// 1.5 · 2²³: adding it rounds to the nearest integer, which is then in the low bits.
-const ROUND: f32 = 12_582_912.0;
+pub(crate) const ROUND: f32 = 12_582_912.0;
+
+/// What [`exp`] is made of.
+pub(crate) mod exp_parts {
+    /// Below it, the result is 0.
+    pub const LEAST: f32 = -87.0;
+    /// Above it, the result stays.
+    pub const MOST: f32 = 88.3;
+    /// ln 2 in two parts; the first has few bits, so that an exponent times it is exact.
+    pub const LN2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
+    /// Of the polynomial, the highest power first.
+    pub const COEFFICIENTS: [f32; 8] =
+        [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+}
 
 /// `eˣ`. Below −87 it is 0; above 88.3 it stays at e^88.3. The error is below 2 units in the last place.
 ///
@@ -49,31 +62,26 @@ pub fn exp(x: f32) -> f32 {
     if SOFT && is_below_exp(x.to_bits()) {
         return 0.0;
     }
-    /// ln 2 in two parts; the first has few bits, so that `n ·` it is exact.
-    const LN2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
-    let clamped = if x < -87.0 { -87.0 } else { x };
-    let clamped = if clamped > 88.3 { 88.3 } else { clamped };
+    use exp_parts::{COEFFICIENTS, LEAST, LN2, MOST};
+    let clamped = if x < LEAST { LEAST } else { x };
+    let clamped = if clamped > MOST { MOST } else { clamped };
     let shifted = clamped * core::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = (clamped - n * LN2.0) - n * LN2.1;
-    let p = 1.0 / 5040.0;
-    let p = p * r + 1.0 / 720.0;
-    let p = p * r + 1.0 / 120.0;
-    let p = p * r + 1.0 / 24.0;
-    let p = p * r + 1.0 / 6.0;
-    let p = p * r + 0.5;
-    let p = p * r + 1.0;
-    let p = p * r + 1.0;
+    let mut p = COEFFICIENTS[0];
+    for coefficient in &COEFFICIENTS[1..] {
+        p = p * r + coefficient;
+    }
     // n is −126 to 127 here.
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let e = p * f32::from_bits((n.wrapping_add(127) << 23) as u32);
-    if x < -87.0 { 0.0 } else { e }
+    if x < LEAST { 0.0 } else { e }
 }
 
 /// `x < −87` by the bits of `x`.
 #[inline(always)]
 fn is_below_exp(bits: u32) -> bool {
-    bits > (-87.0f32).to_bits() && bits <= f32::NEG_INFINITY.to_bits()
+    bits > exp_parts::LEAST.to_bits() && bits <= f32::NEG_INFINITY.to_bits()
 }
 
 /// `x · σ(x)`.

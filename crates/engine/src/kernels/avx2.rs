@@ -4,10 +4,10 @@
 //!
 //! `maddubs` multiplies unsigned by signed bytes and adds pairs to i16: weights go in as |w|, activations with
 //! the sign of w. |w| is at most 128 (which no card has, but this kernel must not care) and |x| at most 127, so a
-//! pair never saturates. `madd` by ones makes each output's four products one i32. Keys of the KV cache are at most
-//! 127, so there the signs may go the other way, and what is done to the query is done once.
+//! pair never saturates. `madd` by ones makes each output's four products one i32.
 #![allow(unsafe_code)]
 
+pub(super) mod attention;
 #[cfg(feature = "prepack")]
 mod prepacked;
 mod pruned;
@@ -26,7 +26,6 @@ use super::x86::Features;
 use super::{Compute, GroupProduct, Head, Kernel, Scratch, shared_source};
 #[cfg(feature = "prepack")]
 use super::{Input, Packing, Prepacked};
-use crate::attention::{BLOCK, CHANNELS, Products, SUM_POSITIONS, mix_from};
 
 /// A kernel. Only [`detect`] gives it out, so that a value of it means that the processor has AVX2, BMI1 and
 /// POPCNT, and what `$sums` asks for.
@@ -69,22 +68,7 @@ macro_rules! kernel {
                 unsafe { prepacked::multiply::<$sums>(matrix, parts, x, y, y_stride) }
             }
 
-            shared_source! { #[target_feature(enable = "avx2,bmi1,popcnt")] $name }
-        }
-
-        $(#[$attribute])*
-        impl Products for $name {
-            #[inline(always)]
-            fn scores(query: &[i8], scale: f32, keys: &[i8], key_scales: &[u16], scores: &mut [f32]) {
-                // SAFETY: only called from functions that have AVX2.
-                unsafe { key_products::<$sums>(query, scale, keys, key_scales, scores) }
-            }
-
-            #[inline(always)]
-            fn mix(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
-                // SAFETY: only called from functions that have AVX2.
-                unsafe { value_products::<$sums>(weights, values, channels, out) }
-            }
+            shared_source! { #[target_feature(enable = "avx2,bmi1,popcnt")] attention::By<$sums> }
         }
     };
 }
@@ -263,65 +247,6 @@ unsafe fn scaled(a: __m256i, b: __m256i, x_scale: __m256, record: *const u8, str
     };
     let scales = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(scales), 16));
     _mm256_mul_ps(_mm256_mul_ps(x_scale, scales), _mm256_cvtepi32_ps(sums))
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn key_products<S: Sums>(query: &[i8], scale: f32, keys: &[i8], key_scales: &[u16], scores: &mut [f32]) {
-    let scale = _mm256_set1_ps(scale);
-    let outputs = scores.chunks_exact_mut(BLOCK).zip(key_scales.chunks_exact(BLOCK));
-    for (block, (scores, scales)) in keys.chunks_exact(BLOCK * query.len().max(1)).zip(outputs) {
-        let mut total = _mm256_setzero_si256();
-        for (cell, q) in block.chunks_exact(BLOCK * CHANNELS).zip(query.chunks_exact(CHANNELS)) {
-            // SAFETY: a cell has 32 bytes, a chunk of the query 4.
-            let (cell, q) = unsafe {
-                (
-                    _mm256_loadu_si256(cell.as_ptr().cast()),
-                    _mm256_set1_epi32(q.as_ptr().cast::<i32>().read_unaligned()),
-                )
-            };
-            total = S::add_bytes(total, _mm256_abs_epi8(q), _mm256_sign_epi8(cell, q));
-        }
-        // SAFETY: 8 scales of 2 bytes, 8 scores of 4.
-        unsafe {
-            let scales = _mm256_cvtepu16_epi32(_mm_loadu_si128(scales.as_ptr().cast()));
-            let scales = _mm256_castsi256_ps(_mm256_slli_epi32(scales, 16));
-            let products = _mm256_mul_ps(_mm256_mul_ps(scale, scales), _mm256_cvtepi32_ps(total));
-            _mm256_storeu_ps(scores.as_mut_ptr(), products);
-        }
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn value_products<S: Sums>(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
-    let whole = out.len().min(channels) / 8 * 8;
-    if whole == 0 || values.len() < weights.len() * channels {
-        return mix_from(0, weights, values, channels, out);
-    }
-    for from in (0..whole).step_by(8) {
-        let mut sum = _mm256_setzero_ps();
-        let parts = weights.chunks(SUM_POSITIONS).zip(values.chunks(SUM_POSITIONS * channels));
-        for (weights, values) in parts {
-            let mut total = _mm256_setzero_si256();
-            for (w, pair) in weights.chunks_exact(2).zip(values.chunks_exact(2 * channels)) {
-                // SAFETY: 2 weights are 4 bytes; of the pair's `channels`, 8 from `from` on are 16 bytes.
-                let (w, v) = unsafe {
-                    (
-                        _mm256_set1_epi32(w.as_ptr().cast::<i32>().read_unaligned()),
-                        _mm_loadu_si128(pair.as_ptr().add(2 * from).cast()),
-                    )
-                };
-                total = S::add_words(total, _mm256_cvtepi8_epi16(v), w);
-            }
-            sum = _mm256_add_ps(sum, _mm256_cvtepi32_ps(total));
-        }
-        if let Some(out) = out.get_mut(from..from + 8) {
-            // SAFETY: 8 values.
-            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), sum) };
-        }
-    }
-    mix_from(whole, weights, values, channels, out);
 }
 
 /// Activations of inputs `4j..4j + 4`, or zeros beyond the end.

@@ -100,13 +100,13 @@ pub trait Compute: Sync {
     fn argmax(&self, values: &[f32]) -> usize;
 }
 
-/// [`Compute`] but for `multiply` and `kept_cells`: the shared source, compiled with `attribute`, with the attention products of
-/// `products`.
+/// [`Compute`] but for `multiply` and `kept_cells`: the shared source, compiled with `attribute`, with the passes of attention of
+/// `passes`.
 macro_rules! shared_source {
-    ($(#[$attribute:meta])* $products:ty) => {
+    ($(#[$attribute:meta])* $passes:ty) => {
         shared_source! { @ [$(#[$attribute])*]
             attend(head: &Head<'_>, q: &[f32], out: &mut [f32], scratch: &mut Scratch<'_>) -> Option<()>
-                = $crate::attention::attend::<$products>;
+                = $crate::attention::attend::<$passes>;
             quantize_head(x: &[f32], out: &mut [i8]) -> Option<u16> = $crate::attention::quantize_head;
             quantize(x: &[f32], out: &mut [i8], scales: &mut [f32]) -> Option<()>
                 = $crate::numerics::quantize_segments;
