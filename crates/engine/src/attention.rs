@@ -199,7 +199,10 @@ pub(crate) fn attend<P: Passes>(
     let value_scales = head.value_scales.get(..places)?;
 
     let scale = quantize(q, query)? / sqrt(q.len() as f32);
-    query.get_mut(q.len()..)?.fill(0);
+    // Not by `fill`, whose call takes as long as some positions.
+    for padding in query.get_mut(q.len()..)? {
+        *padding = 0;
+    }
     let most = P::scores(head, query, scale, scores);
     // Weights of the integers: the softmax's, times the values' scales.
     let (sum, weight) = P::weigh(scores, most, value_scales);

@@ -7,7 +7,7 @@ use super::sums::Sums;
 use crate::attention::{BLOCK, CHANNELS, Passes, SUM_POSITIONS, mix_from};
 use crate::kernels::Head;
 use crate::numerics::ROUND;
-use crate::numerics::exp_parts::{COEFFICIENTS, LEAST, LN2, MOST};
+use crate::numerics::exp_parts::{COEFFICIENTS, LEAST, LN2};
 
 /// The passes, with sums of products by `S`.
 pub(super) struct By<S>(PhantomData<S>);
@@ -175,16 +175,14 @@ pub(in crate::kernels) fn mix(
     mix_from(whole, weights, values, channels, out);
 }
 
-/// [`exp`](crate::numerics::exp) of each.
+/// [`exp`](crate::numerics::exp) of each, none of which is above 0. Whatever those that are too low come to is cut off at the end.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn exp(x: __m256) -> __m256 {
     let (all, mul) = (|x| _mm256_set1_ps(x), |a, b| _mm256_mul_ps(a, b));
-    // Where one is not a number, these give the second.
-    let clamped = _mm256_min_ps(all(MOST), _mm256_max_ps(all(LEAST), x));
-    let shifted = _mm256_add_ps(mul(clamped, all(core::f32::consts::LOG2_E)), all(ROUND));
+    let shifted = _mm256_add_ps(mul(x, all(core::f32::consts::LOG2_E)), all(ROUND));
     let n = _mm256_sub_ps(shifted, all(ROUND));
-    let r = _mm256_sub_ps(_mm256_sub_ps(clamped, mul(n, all(LN2.0))), mul(n, all(LN2.1)));
+    let r = _mm256_sub_ps(_mm256_sub_ps(x, mul(n, all(LN2.0))), mul(n, all(LN2.1)));
     let mut p = all(COEFFICIENTS[0]);
     for coefficient in &COEFFICIENTS[1..] {
         p = _mm256_add_ps(mul(p, r), all(*coefficient));

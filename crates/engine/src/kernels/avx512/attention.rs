@@ -7,7 +7,7 @@ use crate::attention::{BLOCK, CHANNELS, Passes};
 use crate::kernels::Head;
 use crate::kernels::avx2::attention::{self, blocks, largest_of, tree};
 use crate::numerics::ROUND;
-use crate::numerics::exp_parts::{COEFFICIENTS, LEAST, LN2, MOST};
+use crate::numerics::exp_parts::{COEFFICIENTS, LEAST, LN2};
 
 /// Positions of a register.
 const LANES: usize = 2 * BLOCK;
@@ -106,16 +106,14 @@ fn value_products(weights: &[i16], values: &[i8], channels: usize, out: &mut [f3
     });
 }
 
-/// [`exp`](crate::numerics::exp) of each.
+/// [`exp`](crate::numerics::exp) of each, none of which is above 0. Whatever those that are too low come to is cut off at the end.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn exp(x: __m512) -> __m512 {
     let (all, mul) = (|x| _mm512_set1_ps(x), |a, b| _mm512_mul_ps(a, b));
-    // Where one is not a number, these give the second.
-    let clamped = _mm512_min_ps(all(MOST), _mm512_max_ps(all(LEAST), x));
-    let shifted = _mm512_add_ps(mul(clamped, all(core::f32::consts::LOG2_E)), all(ROUND));
+    let shifted = _mm512_add_ps(mul(x, all(core::f32::consts::LOG2_E)), all(ROUND));
     let n = _mm512_sub_ps(shifted, all(ROUND));
-    let r = _mm512_sub_ps(_mm512_sub_ps(clamped, mul(n, all(LN2.0))), mul(n, all(LN2.1)));
+    let r = _mm512_sub_ps(_mm512_sub_ps(x, mul(n, all(LN2.0))), mul(n, all(LN2.1)));
     let mut p = all(COEFFICIENTS[0]);
     for coefficient in &COEFFICIENTS[1..] {
         p = _mm512_add_ps(mul(p, r), all(*coefficient));
