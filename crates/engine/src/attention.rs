@@ -57,11 +57,13 @@ pub struct Head<'a> {
     pub seen: usize,
     /// `head_dim`, padded to a multiple of 4.
     pub channels: usize,
+    /// `head_dim`.
+    pub width: usize,
 }
 
 /// Memory that attention works in.
 pub struct Scratch<'a> {
-    /// A quantized query `(channels)`.
+    /// A quantized query `(channels)`. With twice as much of everything, two queries at once.
     pub query: &'a mut [i8],
     /// Scores, then weights `(places)`.
     pub scores: &'a mut [f32],
@@ -69,21 +71,41 @@ pub struct Scratch<'a> {
     pub weights: &'a mut [i16],
 }
 
-/// The passes of attention over all positions, which a kernel may have better instructions for. Everything is as long as `places` says,
-/// which are whole blocks.
+/// The passes of attention over all positions, for `N` queries at once, which a kernel may have better instructions for. Places are whole
+/// blocks.
 pub(crate) trait Passes {
-    /// `scores[t] = (scale · key_scales[t]) · Σ_c query[c]·key[t][c]`, and −∞ for positions that are not seen. The largest.
-    fn scores(head: &Head<'_>, query: &[i8], scale: f32, scores: &mut [f32]) -> f32;
+    /// Whether two queries at once take less time than one after the other.
+    const PAIRS: bool;
 
-    /// `e[t] = exp(scores[t] − most)`, `scores[t] = e[t] · value_scales[t]`. The sum of `e` and the largest of the new scores.
-    fn weigh(scores: &mut [f32], most: f32, value_scales: &[u16]) -> (f32, f32);
+    /// `scores[t] = (scale · key_scales[t]) · Σ_c query[c]·key[t][c]`, and −∞ for positions that are not seen. The largest of each query. `queries` is
+    /// `(N, channels)`, `scores` `(N, places)`.
+    fn scores<const N: usize>(
+        head: &Head<'_>,
+        queries: &[i8],
+        scales: [f32; N],
+        scores: &mut [f32],
+    ) -> [f32; N];
 
-    /// `weights[t] = scores[t] · inverse`, rounded: 0 to [`MOST`].
-    fn integers(scores: &[f32], inverse: f32, weights: &mut [i16]);
+    /// `e[t] = exp(scores[t] − most)`, `scores[t] = e[t] · value_scales[t]`. The sums of `e` and the largest of the new scores. `scores` is
+    /// `(N, places)`.
+    fn weigh<const N: usize>(
+        scores: &mut [f32],
+        most: [f32; N],
+        value_scales: &[u16],
+    ) -> ([f32; N], [f32; N]);
 
-    /// `out[c] = Σ_t weights[t]·value[t][c]`, in sums of [`SUM_POSITIONS`] positions, which are then added in
-    /// order as f32. `values` is `(weights / 2, channels, 2)`; `out` may be shorter than `channels`.
-    fn mix(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]);
+    /// `weights[t] = scores[t] · inverse`, rounded: 0 to [`MOST`]. Both are `(N, places)`.
+    fn integers<const N: usize>(scores: &[f32], inverses: [f32; N], weights: &mut [i16]);
+
+    /// `out[c] = Σ_t weights[t]·value[t][c]`, in sums of [`SUM_POSITIONS`] positions, which are then added in order as f32. `weights` is
+    /// `(N, places)`, `values` `(places / 2, channels, 2)`, `out` `(N, width)`; `width` may be less than `channels`.
+    fn mix<const N: usize>(
+        weights: &[i16],
+        values: &[i8],
+        channels: usize,
+        width: usize,
+        out: &mut [f32],
+    );
 }
 
 impl<'m> KvCache<'m> {
@@ -167,10 +189,9 @@ impl<'m> KvCache<'m> {
                 value_scales: self.value_scales.get(at..at + places)?,
                 seen,
                 channels,
+                width,
             };
-            for (q, out) in q.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-                compute.attend(&head, q, out, scratch)?;
-            }
+            compute.attend(&head, q, out, scratch)?;
         }
         Some(())
     }
@@ -184,7 +205,7 @@ pub(crate) fn quantize_head(x: &[f32], out: &mut [i8]) -> Option<u16> {
     Some(scale)
 }
 
-/// Attention of one query `q` `(head_dim)`.
+/// Attention of some queries `q` `(queries, width)`: as many at once as `P` takes, if there is memory for it.
 #[inline(always)]
 pub(crate) fn attend<P: Passes>(
     head: &Head<'_>,
@@ -192,34 +213,60 @@ pub(crate) fn attend<P: Passes>(
     out: &mut [f32],
     scratch: &mut Scratch<'_>,
 ) -> Option<()> {
-    let places = head.key_scales.len();
-    let query = scratch.query.get_mut(..head.channels)?;
-    let scores = scratch.scores.get_mut(..places)?;
-    let weights = scratch.weights.get_mut(..places)?;
+    let (width, places) = (head.width.max(1), head.key_scales.len());
+    let (mut pairs, mut pair_outs) = (q.chunks_exact(2 * width), out.chunks_exact_mut(2 * width));
+    let room = scratch.scores.len().min(scratch.weights.len()) / 2 >= places
+        && scratch.query.len() / 2 >= head.channels;
+    let (ones, outs) = if P::PAIRS && room {
+        for (q, out) in pairs.by_ref().zip(pair_outs.by_ref()) {
+            attend_together::<P, 2>(head, q, out, scratch)?;
+        }
+        (pairs.remainder(), pair_outs.into_remainder())
+    } else {
+        (q, out)
+    };
+    for (q, out) in ones.chunks_exact(width).zip(outs.chunks_exact_mut(width)) {
+        attend_together::<P, 1>(head, q, out, scratch)?;
+    }
+    Some(())
+}
+
+/// Attention of `N` queries `(N, width)`.
+#[inline(always)]
+fn attend_together<P: Passes, const N: usize>(
+    head: &Head<'_>,
+    q: &[f32],
+    out: &mut [f32],
+    scratch: &mut Scratch<'_>,
+) -> Option<()> {
+    let (places, channels, width) = (head.key_scales.len(), head.channels, head.width);
+    let queries = scratch.query.get_mut(..N * channels)?;
+    let scores = scratch.scores.get_mut(..N * places)?;
+    let weights = scratch.weights.get_mut(..N * places)?;
     let value_scales = head.value_scales.get(..places)?;
 
-    let scale = quantize(q, query)? / sqrt(q.len() as f32);
-    // Not by `fill`, whose call takes as long as some positions.
-    for padding in query.get_mut(q.len()..)? {
-        *padding = 0;
+    let mut scales = [0.0; N];
+    for ((scale, q), query) in scales.iter_mut().zip(q.chunks(width)).zip(queries.chunks_mut(channels)) {
+        *scale = quantize(q, query)? / sqrt(width as f32);
+        // Not by `fill`, whose call takes as long as some positions.
+        for padding in query.get_mut(width..)? {
+            *padding = 0;
+        }
     }
-    let most = P::scores(head, query, scale, scores);
+    let most = P::scores(head, queries, scales, scores);
     // Weights of the integers: the softmax's, times the values' scales.
-    let (sum, weight) = P::weigh(scores, most, value_scales);
-    if !most.is_finite() || !sum.is_finite() {
+    let (sums, weight) = P::weigh(scores, most, value_scales);
+    if most.iter().chain(&sums).any(|x| !x.is_finite()) {
         return None;
     }
-    let most = weight;
-    if most < TINY {
-        out.fill(0.0);
-        return Some(());
-    }
-    let inverse = MOST / most;
-    P::integers(scores, inverse, weights);
-    P::mix(weights, head.values, head.channels, out);
-    let scale = most / (MOST * sum);
-    for out in out.iter_mut() {
-        *out *= scale;
+    // Where the largest is taken for zero, so are all.
+    P::integers(scores, weight.map(|most| if most < TINY { 0.0 } else { MOST / most }), weights);
+    P::mix::<N>(weights, head.values, channels, width, out);
+    for ((out, most), sum) in out.chunks_mut(width).zip(weight).zip(sums) {
+        let scale = most / (MOST * sum);
+        for out in out {
+            *out *= scale;
+        }
     }
     Some(())
 }
@@ -228,70 +275,111 @@ pub(crate) fn attend<P: Passes>(
 pub(crate) struct Plain;
 
 impl Passes for Plain {
+    const PAIRS: bool = false;
+
     #[inline(always)]
-    fn scores(head: &Head<'_>, query: &[i8], scale: f32, scores: &mut [f32]) -> f32 {
-        let blocks = head.keys.chunks_exact(BLOCK * query.len().max(1));
-        let outputs = scores.chunks_exact_mut(BLOCK).zip(head.key_scales.chunks_exact(BLOCK));
-        for (block, (scores, scales)) in blocks.zip(outputs) {
-            let mut sums = [0i32; BLOCK];
-            for (cell, query) in block.chunks_exact(BLOCK * CHANNELS).zip(query.chunks_exact(CHANNELS)) {
-                for (sum, key) in sums.iter_mut().zip(cell.chunks_exact(CHANNELS)) {
-                    for (k, q) in key.iter().zip(query) {
-                        *sum += i32::from(*k) * i32::from(*q);
+    fn scores<const N: usize>(
+        head: &Head<'_>,
+        queries: &[i8],
+        scales: [f32; N],
+        scores: &mut [f32],
+    ) -> [f32; N] {
+        let mut most = [f32::NEG_INFINITY; N];
+        let all = queries.chunks(head.channels).zip(scores.chunks_mut(head.key_scales.len())).zip(scales);
+        for (((query, scores), scale), most) in all.zip(&mut most) {
+            let blocks = head.keys.chunks_exact(BLOCK * query.len().max(1));
+            let outputs = scores.chunks_exact_mut(BLOCK).zip(head.key_scales.chunks_exact(BLOCK));
+            for (block, (scores, scales)) in blocks.zip(outputs) {
+                let mut sums = [0i32; BLOCK];
+                for (cell, query) in block.chunks_exact(BLOCK * CHANNELS).zip(query.chunks_exact(CHANNELS)) {
+                    for (sum, key) in sums.iter_mut().zip(cell.chunks_exact(CHANNELS)) {
+                        for (k, q) in key.iter().zip(query) {
+                            *sum += i32::from(*k) * i32::from(*q);
+                        }
                     }
                 }
+                for (score, (sum, key_scale)) in scores.iter_mut().zip(sums.iter().zip(scales)) {
+                    *score = (scale * bf16::to_f32(*key_scale)) * *sum as f32;
+                }
             }
-            for (score, (sum, key_scale)) in scores.iter_mut().zip(sums.iter().zip(scales)) {
-                *score = (scale * bf16::to_f32(*key_scale)) * *sum as f32;
+            scores.get_mut(head.seen..).unwrap_or(&mut []).fill(f32::NEG_INFINITY);
+            *most = max_of(scores);
+        }
+        most
+    }
+
+    #[inline(always)]
+    fn weigh<const N: usize>(
+        scores: &mut [f32],
+        most: [f32; N],
+        value_scales: &[u16],
+    ) -> ([f32; N], [f32; N]) {
+        let (mut sums, mut largest) = ([0.0; N], [0.0; N]);
+        let all = scores.chunks_mut(value_scales.len().max(1)).zip(most);
+        for ((scores, most), (sum, largest)) in all.zip(sums.iter_mut().zip(&mut largest)) {
+            for score in scores.iter_mut() {
+                *score = exp(*score - most);
+            }
+            *sum = sum_of(scores, |e| e);
+            for (score, scale) in scores.iter_mut().zip(value_scales) {
+                *score *= bf16::to_f32(*scale);
+            }
+            *largest = max_of(scores);
+        }
+        (sums, largest)
+    }
+
+    #[inline(always)]
+    fn integers<const N: usize>(scores: &[f32], inverses: [f32; N], weights: &mut [i16]) {
+        let places = (scores.len() / N).max(1);
+        let all = scores.chunks(places).zip(weights.chunks_mut(places));
+        for ((scores, weights), inverse) in all.zip(inverses) {
+            for (weight, score) in weights.iter_mut().zip(scores) {
+                *weight = round_i16(*score * inverse);
             }
         }
-        scores.get_mut(head.seen..).unwrap_or(&mut []).fill(f32::NEG_INFINITY);
-        max_of(scores)
     }
 
     #[inline(always)]
-    fn weigh(scores: &mut [f32], most: f32, value_scales: &[u16]) -> (f32, f32) {
-        for score in scores.iter_mut() {
-            *score = exp(*score - most);
-        }
-        let sum = sum_of(scores, |e| e);
-        for (score, scale) in scores.iter_mut().zip(value_scales) {
-            *score *= bf16::to_f32(*scale);
-        }
-        (sum, max_of(scores))
-    }
-
-    #[inline(always)]
-    fn integers(scores: &[f32], inverse: f32, weights: &mut [i16]) {
-        for (weight, score) in weights.iter_mut().zip(scores) {
-            *weight = round_i16(*score * inverse);
-        }
-    }
-
-    #[inline(always)]
-    fn mix(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
-        mix_from(0, weights, values, channels, out);
+    fn mix<const N: usize>(
+        weights: &[i16],
+        values: &[i8],
+        channels: usize,
+        width: usize,
+        out: &mut [f32],
+    ) {
+        mix_from::<N>(0, weights, values, channels, width, out);
     }
 }
 
-/// [`Products::mix`] for the channels from `from` on.
+/// [`Passes::mix`] for the channels from `from` on.
 #[inline(always)]
-pub(crate) fn mix_from(from: usize, weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
+pub(crate) fn mix_from<const N: usize>(
+    from: usize,
+    weights: &[i16],
+    values: &[i8],
+    channels: usize,
+    width: usize,
+    out: &mut [f32],
+) {
     const WIDTH: usize = 4;
-    for (number, out) in out.chunks_mut(WIDTH).enumerate().skip(from / WIDTH) {
-        let at = number * WIDTH * 2;
-        out.fill(0.0);
-        let parts = weights.chunks(SUM_POSITIONS).zip(values.chunks(SUM_POSITIONS * channels.max(1)));
-        for (weights, values) in parts {
-            let mut sums = [0i32; WIDTH];
-            for (w, pair) in weights.chunks_exact(2).zip(values.chunks_exact(2 * channels.max(1))) {
-                let Some(pair) = pair.get(at..at + 2 * WIDTH) else { continue };
-                for (sum, v) in sums.iter_mut().zip(pair.chunks_exact(2)) {
-                    *sum += i32::from(w[0]) * i32::from(v[0]) + i32::from(w[1]) * i32::from(v[1]);
+    let rows = weights.chunks((weights.len() / N).max(1)).zip(out.chunks_mut(width.max(1)));
+    for (weights, out) in rows {
+        for (number, out) in out.chunks_mut(WIDTH).enumerate().skip(from / WIDTH) {
+            let at = number * WIDTH * 2;
+            out.fill(0.0);
+            let parts = weights.chunks(SUM_POSITIONS).zip(values.chunks(SUM_POSITIONS * channels.max(1)));
+            for (weights, values) in parts {
+                let mut sums = [0i32; WIDTH];
+                for (w, pair) in weights.chunks_exact(2).zip(values.chunks_exact(2 * channels.max(1))) {
+                    let Some(pair) = pair.get(at..at + 2 * WIDTH) else { continue };
+                    for (sum, v) in sums.iter_mut().zip(pair.chunks_exact(2)) {
+                        *sum += i32::from(w[0]) * i32::from(v[0]) + i32::from(w[1]) * i32::from(v[1]);
+                    }
                 }
-            }
-            for (out, sum) in out.iter_mut().zip(sums) {
-                *out += sum as f32;
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    *out += sum as f32;
+                }
             }
         }
     }

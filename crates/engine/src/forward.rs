@@ -27,6 +27,9 @@ pub struct Engine<'m, C> {
     /// Matrices that are packed for the kernel, for each tensor of the shape; or nothing.
     #[cfg(feature = "prepack")]
     prepacked: alloc::vec::Vec<Option<Prepacked>>,
+    /// Scores and weights of attention, for two queries at once; or nothing.
+    #[cfg(feature = "prepack")]
+    pair: (alloc::vec::Vec<f32>, alloc::vec::Vec<i16>),
     position: u32,
     passes: u64,
 }
@@ -90,13 +93,15 @@ impl<'m, C: Card> Engine<'m, C> {
             team: None,
             #[cfg(feature = "prepack")]
             prepacked: alloc::vec::Vec::new(),
+            #[cfg(feature = "prepack")]
+            pair: Default::default(),
             position: 0,
             passes: 0,
         })
     }
 
     /// If the whole tape lies in memory, packs its matrices anew for the kernel, in memory of their own, if the kernel multiplies faster
-    /// then. Returns the bytes that this takes. It changes no bit.
+    /// then. Returns the bytes that they take. Attention gets memory for two queries at once. It changes no bit.
     #[cfg(feature = "prepack")]
     pub fn prepack(&mut self) -> usize {
         /// Larger models come from memory, or from a cache that is shared.
@@ -106,6 +111,7 @@ impl<'m, C: Card> Engine<'m, C> {
             return 0;
         }
         let far_away = tape > CACHES / size_of::<Page>() as u32;
+        self.pair = (alloc::vec![0.0; 2 * self.act.scores.len()], alloc::vec![0; 2 * self.act.weights.len()]);
         self.prepacked.resize_with(self.shape.tensors() as usize, || None);
         let gate_up = if self.shape.mlp == Mlp::SwiGlu { &GATE_UP[..] } else { &[Role::W1] };
         for layer in 0..self.shape.n_layers {
@@ -214,6 +220,10 @@ impl<'m, C: Card> Engine<'m, C> {
                 stored.ok_or(not_finite(Role::Wk))?;
             }
             let mut scratch = Scratch { query: act.quantized, scores: act.scores, weights: act.weights };
+            #[cfg(feature = "prepack")]
+            if !self.pair.0.is_empty() {
+                (scratch.scores, scratch.weights) = (&mut self.pair.0, &mut self.pair.1);
+            }
             let rows = act.wide.chunks_mut(qkv_pad).zip(act.h.chunks_mut(q_pad));
             for (b, (q, h)) in rows.take(batch).enumerate() {
                 let (Some(q), Some(h)) = (q.get_mut(..q_dim), h.get_mut(..q_dim)) else { continue };

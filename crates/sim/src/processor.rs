@@ -179,10 +179,11 @@ impl Compute for Virtual {
     }
 
     fn attend(&self, head: &Head<'_>, q: &[f32], out: &mut [f32], scratch: &mut Scratch<'_>) -> Option<()> {
-        let (places, channels) = (head.key_scales.len() as f64, q.len() as f64);
-        let ends = channels * (floats::QUANTIZE + 2.0) + 2.0 * floats::SCALE;
-        let bytes = 2.0 * places * head.channels as f64;
-        self.does(Work { macs: bytes, floats: places * floats::SCORE + ends, bytes, ..Work::default() });
+        let (places, queries) = (head.key_scales.len() as f64, (q.len() / head.width.max(1)) as f64);
+        let ends = head.width as f64 * (floats::QUANTIZE + 2.0) + 2.0 * floats::SCALE;
+        let bytes = queries * 2.0 * places * head.channels as f64;
+        let floats = queries * (places * floats::SCORE + ends);
+        self.does(Work { macs: bytes, floats, bytes, ..Work::default() });
         self.within(Some(()), |k| k.attend(head, q, out, scratch))
     }
 

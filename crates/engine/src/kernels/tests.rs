@@ -201,6 +201,8 @@ proptest! {
     fn the_rest_agrees(
         x in proptest::collection::vec(-20f32..20.0, 1..400),
         head_dim in 1usize..40,
+        queries in 1usize..5,
+        together in 1usize..3,
         seen in 1usize..600,
         seed in any::<u64>(),
     ) {
@@ -223,19 +225,29 @@ proptest! {
             value_scales: &value_scales,
             seen,
             channels,
+            width: head_dim,
         };
-        let query: Vec<f32> = (0..head_dim).map(|_| f32::from(byte()) / 16.0).collect();
+        let query: Vec<f32> = (0..queries * head_dim).map(|_| f32::from(byte()) / 16.0).collect();
         let mut want: Option<Vec<u32>> = None;
         for kernel in available() {
             let compute = kernel.compute();
             let mut all = Vec::new();
             let (mut scores, mut weights, mut quantized) =
-                (std::vec![0.0; places], std::vec![0; places], std::vec![0; channels]);
-            let mut out = std::vec![0.0; head_dim];
+                (std::vec![0.0; together * places], std::vec![0; together * places], std::vec![0; together * channels]);
+            let mut out = std::vec![0.0; queries * head_dim];
             let mut scratch =
                 Scratch { query: &mut quantized, scores: &mut scores, weights: &mut weights };
             compute.attend(&head, &query, &mut out, &mut scratch).unwrap();
             all.extend_from_slice(&out);
+            // One after the other.
+            let rows = query.chunks(head_dim).zip(out.chunks(head_dim));
+            for (query, together) in rows {
+                let mut out = std::vec![0.0; head_dim];
+                let mut scratch =
+                    Scratch { query: &mut quantized, scores: &mut scores, weights: &mut weights };
+                compute.attend(&head, query, &mut out, &mut scratch).unwrap();
+                prop_assert!(out == together, "{}", kernel.name);
+            }
 
             let mut bytes = std::vec![0; x.len().next_multiple_of(4)];
             let mut scales = std::vec![0.0; x.len().div_ceil(256)];
