@@ -45,7 +45,8 @@ fn multiply(c: &mut Criterion) {
                         bencher.iter(|| {
                             for (number, (masks, cells)) in (0..).zip(&groups) {
                                 let input = Input { values: &x, scales: &scales, batch };
-                                GroupProduct::new(&dims, number, masks, input, (&mut y, outputs)).feed(kernel, cells);
+                                GroupProduct::new(&dims, number, masks, input, (&mut y, outputs))
+                                    .feed(kernel, cells);
                             }
                         });
                     });

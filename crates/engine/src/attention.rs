@@ -99,13 +99,7 @@ pub(crate) trait Passes {
 
     /// `out[c] = Σ_t weights[t]·value[t][c]`, in sums of [`SUM_POSITIONS`] positions, which are then added in order as f32. `weights` is
     /// `(N, places)`, `values` `(places / 2, channels, 2)`, `out` `(N, width)`; `width` may be less than `channels`.
-    fn mix<const N: usize>(
-        weights: &[i16],
-        values: &[i8],
-        channels: usize,
-        width: usize,
-        out: &mut [f32],
-    );
+    fn mix<const N: usize>(weights: &[i16], values: &[i8], channels: usize, width: usize, out: &mut [f32]);
 }
 
 impl<'m> KvCache<'m> {
@@ -341,13 +335,7 @@ impl Passes for Plain {
     }
 
     #[inline(always)]
-    fn mix<const N: usize>(
-        weights: &[i16],
-        values: &[i8],
-        channels: usize,
-        width: usize,
-        out: &mut [f32],
-    ) {
+    fn mix<const N: usize>(weights: &[i16], values: &[i8], channels: usize, width: usize, out: &mut [f32]) {
         mix_from::<N>(0, weights, values, channels, width, out);
     }
 }

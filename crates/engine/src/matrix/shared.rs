@@ -110,7 +110,9 @@ impl<'a> Stretch<'a> {
             let Some((here, later)) = rest.split_at_checked(cells.div_ceil(CELLS_PER_PAGE)) else { return };
             let bytes = here.as_flattened();
             let bytes = bytes.get(..cells * CELL_BYTES).unwrap_or(bytes);
-            GroupProduct::new(dims, group, masks, x, (&mut *y, y_stride)).with_outputs_from(first).feed(kernel, bytes);
+            GroupProduct::new(dims, group, masks, x, (&mut *y, y_stride))
+                .with_outputs_from(first)
+                .feed(kernel, bytes);
             run = later;
         }
     }

@@ -41,13 +41,7 @@ impl<S: Sums> Passes for By<S> {
     }
 
     #[inline(always)]
-    fn mix<const N: usize>(
-        weights: &[i16],
-        values: &[i8],
-        channels: usize,
-        width: usize,
-        out: &mut [f32],
-    ) {
+    fn mix<const N: usize>(weights: &[i16], values: &[i8], channels: usize, width: usize, out: &mut [f32]) {
         unsafe { value_products::<S, N>(weights, values, channels, width, out) }
     }
 }
@@ -146,11 +140,7 @@ pub(in crate::kernels) fn blocks<const N: usize>(
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn weigh<const N: usize>(
-    scores: &mut [f32],
-    most: [f32; N],
-    value_scales: &[u16],
-) -> ([f32; N], [f32; N]) {
+fn weigh<const N: usize>(scores: &mut [f32], most: [f32; N], value_scales: &[u16]) -> ([f32; N], [f32; N]) {
     let most = most.map(|most| _mm256_set1_ps(most));
     let mut sums = [_mm256_setzero_ps(); N];
     let mut largest = [_mm256_set1_ps(f32::NEG_INFINITY); N];

@@ -40,13 +40,7 @@ impl Passes for Avx512 {
     }
 
     #[inline(always)]
-    fn mix<const N: usize>(
-        weights: &[i16],
-        values: &[i8],
-        channels: usize,
-        width: usize,
-        out: &mut [f32],
-    ) {
+    fn mix<const N: usize>(weights: &[i16], values: &[i8], channels: usize, width: usize, out: &mut [f32]) {
         unsafe { value_products::<N>(weights, values, channels, width, out) }
     }
 }
@@ -77,11 +71,7 @@ fn key_products<const N: usize>(
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn weigh<const N: usize>(
-    scores: &mut [f32],
-    most: [f32; N],
-    value_scales: &[u16],
-) -> ([f32; N], [f32; N]) {
+fn weigh<const N: usize>(scores: &mut [f32], most: [f32; N], value_scales: &[u16]) -> ([f32; N], [f32; N]) {
     let all_most = most.map(|most| _mm512_set1_ps(most));
     let mut sums = [_mm256_setzero_ps(); N];
     let mut largest = [_mm512_set1_ps(f32::NEG_INFINITY); N];
@@ -105,9 +95,8 @@ fn weigh<const N: usize>(
             unsafe { _mm512_storeu_ps(scores.as_mut_ptr().cast(), score) };
         }
     }
-    let mut largest = largest.map(|largest| {
-        _mm256_max_ps(_mm512_castps512_ps256(largest), _mm512_extractf32x8_ps::<1>(largest))
-    });
+    let mut largest = largest
+        .map(|largest| _mm256_max_ps(_mm512_castps512_ps256(largest), _mm512_extractf32x8_ps::<1>(largest)));
     let all = rows.into_iter().zip(most).zip(sums.iter_mut().zip(&mut largest));
     for (((_, last), most), (sum, largest)) in all {
         for (scores, scales) in last.iter_mut().zip(last_scales) {
