@@ -38,7 +38,8 @@ fn multiply(c: &mut Criterion) {
                 let x: Vec<i8> = (0..inputs as usize * batch).map(|i| (i * 37 % 255) as u8 as i8).collect();
                 let x: Vec<i8> = x.into_iter().map(|x| x.max(-127)).collect();
                 let scales = vec![1.0; dims.segments() as usize * batch];
-                let mut y = vec![0.0; dims.padded_outputs() as usize * batch];
+                let outputs = dims.padded_outputs() as usize;
+                let mut y = vec![0.0; outputs * batch];
                 for kernel in available() {
                     let name = format!("{inputs} inputs, {percent} %, {batch} positions");
                     group.bench_function(BenchmarkId::new(kernel.name, name), |bencher| {
