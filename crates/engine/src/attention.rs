@@ -71,6 +71,15 @@ pub struct Scratch<'a> {
     pub weights: &'a mut [i16],
 }
 
+impl Scratch<'_> {
+    /// How many queries at once there is memory for, one or two. Boards go without the second and its code.
+    fn queries(&self, places: usize, channels: usize) -> usize {
+        let room =
+            self.scores.len().min(self.weights.len()) / 2 >= places && self.query.len() / 2 >= channels;
+        if cfg!(feature = "prepack") && room { 2 } else { 1 }
+    }
+}
+
 /// The passes of attention over all positions, for `N` queries at once, which a kernel may have better instructions for. Places are whole
 /// blocks.
 pub(crate) trait Passes {
@@ -98,8 +107,8 @@ pub(crate) trait Passes {
     fn integers<const N: usize>(scores: &[f32], inverses: [f32; N], weights: &mut [i16]);
 
     /// `out[c] = Σ_t weights[t]·value[t][c]`, in sums of [`SUM_POSITIONS`] positions, which are then added in order as f32. `weights` is
-    /// `(N, places)`, `values` `(places / 2, channels, 2)`, `out` `(N, width)`; `width` may be less than `channels`.
-    fn mix<const N: usize>(weights: &[i16], values: &[i8], channels: usize, width: usize, out: &mut [f32]);
+    /// `(N, places)`, `values` `(places / 2, channels, 2)`, `out` `(N, width)`, where `width` may be less than `channels`.
+    fn mix<const N: usize>(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]);
 }
 
 impl<'m> KvCache<'m> {
@@ -174,6 +183,7 @@ impl<'m> KvCache<'m> {
         let (width, channels) = (self.shape.head_dim as usize, self.channels);
         let group = (self.shape.n_heads / self.shape.n_kv_heads) as usize * width;
         let places = seen.next_multiple_of(BLOCK);
+        let together = scratch.queries(places, channels);
         for (head, (q, out)) in q.chunks_exact(group).zip(out.chunks_exact_mut(group)).enumerate() {
             let at = self.first(layer, head);
             let head = Head {
@@ -185,7 +195,9 @@ impl<'m> KvCache<'m> {
                 channels,
                 width,
             };
-            compute.attend(&head, q, out, scratch)?;
+            for (q, out) in q.chunks(together * width).zip(out.chunks_mut(together * width)) {
+                compute.attend(&head, q, out, scratch)?;
+            }
         }
         Some(())
     }
@@ -199,7 +211,7 @@ pub(crate) fn quantize_head(x: &[f32], out: &mut [i8]) -> Option<u16> {
     Some(scale)
 }
 
-/// Attention of some queries `q` `(queries, width)`: as many at once as `P` takes, if there is memory for it.
+/// Attention of one query `q` `(width)`, or of two `(2, width)`, for which there is memory.
 #[inline(always)]
 pub(crate) fn attend<P: Passes>(
     head: &Head<'_>,
@@ -207,22 +219,38 @@ pub(crate) fn attend<P: Passes>(
     out: &mut [f32],
     scratch: &mut Scratch<'_>,
 ) -> Option<()> {
-    let (width, places) = (head.width.max(1), head.key_scales.len());
-    let (mut pairs, mut pair_outs) = (q.chunks_exact(2 * width), out.chunks_exact_mut(2 * width));
-    let room = scratch.scores.len().min(scratch.weights.len()) / 2 >= places
-        && scratch.query.len() / 2 >= head.channels;
-    let (ones, outs) = if P::PAIRS && room {
-        for (q, out) in pairs.by_ref().zip(pair_outs.by_ref()) {
-            attend_together::<P, 2>(head, q, out, scratch)?;
+    #[cfg(feature = "prepack")]
+    if q.len() > head.width {
+        if P::PAIRS {
+            return attend_together::<P, 2>(head, q, out, scratch);
         }
-        (pairs.remainder(), pair_outs.into_remainder())
-    } else {
-        (q, out)
-    };
-    for (q, out) in ones.chunks_exact(width).zip(outs.chunks_exact_mut(width)) {
+        let ((q, next), (out, next_out)) = (q.split_at(head.width), out.split_at_mut_checked(head.width)?);
         attend_together::<P, 1>(head, q, out, scratch)?;
+        return attend_together::<P, 1>(head, next, next_out, scratch);
     }
-    Some(())
+    attend_together::<P, 1>(head, q, out, scratch)
+}
+
+/// The rows of a matrix of `N` rows.
+#[inline(always)]
+pub(crate) fn rows<const N: usize, T>(matrix: &[T]) -> [&[T]; N] {
+    if N == 1 {
+        return [matrix; N];
+    }
+    let mut rows = matrix.chunks((matrix.len() / N).max(1));
+    core::array::from_fn(|_| rows.next().unwrap_or_default())
+}
+
+/// The same, to write to.
+#[inline(always)]
+pub(crate) fn rows_mut<const N: usize, T>(matrix: &mut [T]) -> [&mut [T]; N] {
+    let len = if N == 1 { matrix.len() } else { matrix.len() / N };
+    let mut left = matrix;
+    core::array::from_fn(|_| {
+        let (row, rest) = core::mem::take(&mut left).split_at_mut_checked(len).unwrap_or_default();
+        left = rest;
+        row
+    })
 }
 
 /// Attention of `N` queries `(N, width)`.
@@ -240,7 +268,7 @@ fn attend_together<P: Passes, const N: usize>(
     let value_scales = head.value_scales.get(..places)?;
 
     let mut scales = [0.0; N];
-    for ((scale, q), query) in scales.iter_mut().zip(q.chunks(width)).zip(queries.chunks_mut(channels)) {
+    for ((scale, q), query) in scales.iter_mut().zip(rows::<N, f32>(q)).zip(rows_mut::<N, i8>(queries)) {
         *scale = quantize(q, query)? / sqrt(width as f32);
         // Not by `fill`, whose call takes as long as some positions.
         for padding in query.get_mut(width..)? {
@@ -250,13 +278,15 @@ fn attend_together<P: Passes, const N: usize>(
     let most = P::scores(head, queries, scales, scores);
     // Weights of the integers: the softmax's, times the values' scales.
     let (sums, weight) = P::weigh(scores, most, value_scales);
-    if most.iter().chain(&sums).any(|x| !x.is_finite()) {
-        return None;
+    for (most, sum) in most.into_iter().zip(sums) {
+        if !most.is_finite() || !sum.is_finite() {
+            return None;
+        }
     }
     // Where the largest is taken for zero, so are all.
     P::integers(scores, weight.map(|most| if most < TINY { 0.0 } else { MOST / most }), weights);
-    P::mix::<N>(weights, head.values, channels, width, out);
-    for ((out, most), sum) in out.chunks_mut(width).zip(weight).zip(sums) {
+    P::mix::<N>(weights, head.values, channels, out);
+    for ((out, most), sum) in rows_mut::<N, f32>(out).into_iter().zip(weight).zip(sums) {
         let scale = most / (MOST * sum);
         for out in out {
             *out *= scale;
@@ -279,7 +309,7 @@ impl Passes for Plain {
         scores: &mut [f32],
     ) -> [f32; N] {
         let mut most = [f32::NEG_INFINITY; N];
-        let all = queries.chunks(head.channels).zip(scores.chunks_mut(head.key_scales.len())).zip(scales);
+        let all = rows::<N, i8>(queries).into_iter().zip(rows_mut::<N, f32>(scores)).zip(scales);
         for (((query, scores), scale), most) in all.zip(&mut most) {
             let blocks = head.keys.chunks_exact(BLOCK * query.len().max(1));
             let outputs = scores.chunks_exact_mut(BLOCK).zip(head.key_scales.chunks_exact(BLOCK));
@@ -309,7 +339,7 @@ impl Passes for Plain {
         value_scales: &[u16],
     ) -> ([f32; N], [f32; N]) {
         let (mut sums, mut largest) = ([0.0; N], [0.0; N]);
-        let all = scores.chunks_mut(value_scales.len().max(1)).zip(most);
+        let all = rows_mut::<N, f32>(scores).into_iter().zip(most);
         for ((scores, most), (sum, largest)) in all.zip(sums.iter_mut().zip(&mut largest)) {
             for score in scores.iter_mut() {
                 *score = exp(*score - most);
@@ -325,8 +355,7 @@ impl Passes for Plain {
 
     #[inline(always)]
     fn integers<const N: usize>(scores: &[f32], inverses: [f32; N], weights: &mut [i16]) {
-        let places = (scores.len() / N).max(1);
-        let all = scores.chunks(places).zip(weights.chunks_mut(places));
+        let all = rows::<N, f32>(scores).into_iter().zip(rows_mut::<N, i16>(weights));
         for ((scores, weights), inverse) in all.zip(inverses) {
             for (weight, score) in weights.iter_mut().zip(scores) {
                 *weight = round_i16(*score * inverse);
@@ -335,8 +364,8 @@ impl Passes for Plain {
     }
 
     #[inline(always)]
-    fn mix<const N: usize>(weights: &[i16], values: &[i8], channels: usize, width: usize, out: &mut [f32]) {
-        mix_from::<N>(0, weights, values, channels, width, out);
+    fn mix<const N: usize>(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
+        mix_from::<N>(0, weights, values, channels, out);
     }
 }
 
@@ -347,12 +376,10 @@ pub(crate) fn mix_from<const N: usize>(
     weights: &[i16],
     values: &[i8],
     channels: usize,
-    width: usize,
     out: &mut [f32],
 ) {
     const WIDTH: usize = 4;
-    let rows = weights.chunks((weights.len() / N).max(1)).zip(out.chunks_mut(width.max(1)));
-    for (weights, out) in rows {
+    for (weights, out) in rows::<N, i16>(weights).into_iter().zip(rows_mut::<N, f32>(out)) {
         for (number, out) in out.chunks_mut(WIDTH).enumerate().skip(from / WIDTH) {
             let at = number * WIDTH * 2;
             out.fill(0.0);

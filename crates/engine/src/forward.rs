@@ -206,7 +206,7 @@ impl<'m, C: Card> Engine<'m, C> {
             // h = norm(x); q, k, v = W·h: (B, qkv_pad)
             self.norm(Tensor::Layer(layer, Role::Ln1), batch)?;
             self.quantize(Tensor::Layer(layer, Role::Ln1), &Buffer::H, batch, (d, d_pad))?;
-            self.multiply(&QKV.map(|role| Tensor::Layer(layer, role)), &Buffer::Wide, batch)?;
+            self.multiply(&QKV.map(|role| Tensor::Layer(layer, role)), &Buffer::Wide, (batch, qkv_pad))?;
 
             // h = attention(q, cache with k and v)
             let act = &mut self.act;
@@ -235,7 +235,7 @@ impl<'m, C: Card> Engine<'m, C> {
 
             // x += Wo·h
             self.quantize(Tensor::Layer(layer, Role::Wv), &Buffer::H, batch, (q_dim, q_pad))?;
-            self.multiply(&[Tensor::Layer(layer, Role::Wo)], &Buffer::H, batch)?;
+            self.multiply(&[Tensor::Layer(layer, Role::Wo)], &Buffer::H, (batch, d_pad))?;
             self.add_to_residual(batch);
             if self.is_over(2 * layer + 1, &mut meanwhile) {
                 return Ok(0);
@@ -246,12 +246,13 @@ impl<'m, C: Card> Engine<'m, C> {
             self.quantize(Tensor::Layer(layer, Role::Ln2), &Buffer::H, batch, (d, d_pad))?;
             let hidden = match shape.mlp {
                 Mlp::Gelu => {
-                    self.multiply(&[Tensor::Layer(layer, Role::W1)], &Buffer::Wide, batch)?;
+                    self.multiply(&[Tensor::Layer(layer, Role::W1)], &Buffer::Wide, (batch, ff_pad))?;
                     compute.gelu(self.act.wide.get_mut(..batch * ff_pad).unwrap_or(&mut []));
                     ff_pad
                 }
                 Mlp::SwiGlu => {
-                    self.multiply(&GATE_UP.map(|role| Tensor::Layer(layer, role)), &Buffer::Wide, batch)?;
+                    let tensors = GATE_UP.map(|role| Tensor::Layer(layer, role));
+                    self.multiply(&tensors, &Buffer::Wide, (batch, 2 * ff_pad))?;
                     for row in self.act.wide.chunks_exact_mut(2 * ff_pad).take(batch) {
                         let (gate, up) = row.split_at_mut(ff_pad);
                         compute.swiglu(gate, up);
@@ -261,7 +262,7 @@ impl<'m, C: Card> Engine<'m, C> {
             };
             let d_ff = shape.d_ff as usize;
             self.quantize(Tensor::Layer(layer, Role::W1), &Buffer::Wide, batch, (d_ff, hidden))?;
-            self.multiply(&[Tensor::Layer(layer, Role::W2)], &Buffer::H, batch)?;
+            self.multiply(&[Tensor::Layer(layer, Role::W2)], &Buffer::H, (batch, d_pad))?;
             self.add_to_residual(batch);
             if self.is_over(2 * layer + 2, &mut meanwhile) {
                 return Ok(0);
@@ -283,8 +284,9 @@ impl<'m, C: Card> Engine<'m, C> {
         };
         self.quantize(last_norm, &Buffer::H, rows, (d, d_pad))?;
         let head = head_of(&shape);
-        self.multiply(&[head], &Buffer::Wide, rows)?;
-        let logits = self.act.wide.get(..rows * shape.vocab.next_multiple_of(4) as usize);
+        let vocab_pad = shape.vocab.next_multiple_of(4) as usize;
+        self.multiply(&[head], &Buffer::Wide, (rows, vocab_pad))?;
+        let logits = self.act.wide.get(..rows * vocab_pad);
         if !compute.all_finite(logits.unwrap_or(&[])) {
             return Err(Error::NotFinite(head));
         }
@@ -312,8 +314,13 @@ impl<'m, C: Card> Engine<'m, C> {
         self.vram.card().read_ahead() > 0
     }
 
-    /// `out = W·quantized` for matrices whose outputs, padded, lie one behind the other in a row: `(batch, all of them)`.
-    fn multiply(&mut self, tensors: &[Tensor], out: &Buffer, batch: usize) -> Result<(), Error> {
+    /// `out = W·quantized` for matrices whose outputs, padded, lie one behind the other in a row: `(batch, stride)`.
+    fn multiply(
+        &mut self,
+        tensors: &[Tensor],
+        out: &Buffer,
+        (batch, stride): (usize, usize),
+    ) -> Result<(), Error> {
         let act = &mut self.act;
         let out = match out {
             Buffer::H => &mut *act.h,
@@ -327,10 +334,6 @@ impl<'m, C: Card> Engine<'m, C> {
             && prepacked::multiply(packed, self.kernel, self.team, input, out)
         {
             return Ok(());
-        }
-        let mut stride = 0;
-        for tensor in tensors {
-            stride += matrix_of(&self.shape, &self.table, *tensor)?.dims.padded_outputs() as usize;
         }
         let mut first = 0;
         for tensor in tensors {

@@ -63,7 +63,7 @@ pub trait Compute: Sync {
         false
     }
 
-    /// Attention of some queries `q` `(queries, head.width)` over what `head` holds.
+    /// Attention of a query `q` `(head.width)` over what `head` holds. With the feature `prepack`, of two `(2, head.width)`, if `scratch` has room for both.
     fn attend(&self, head: &Head<'_>, q: &[f32], out: &mut [f32], scratch: &mut Scratch<'_>) -> Option<()>;
 
     /// Quantizes a key or a value; returns its bf16 scale.

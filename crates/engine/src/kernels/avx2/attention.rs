@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 use core::marker::PhantomData;
 
 use super::sums::Sums;
-use crate::attention::{BLOCK, CHANNELS, Passes, SUM_POSITIONS, mix_from};
+use crate::attention::{self, BLOCK, CHANNELS, Passes, SUM_POSITIONS, mix_from};
 use crate::kernels::Head;
 use crate::numerics::ROUND;
 use crate::numerics::exp_parts::{COEFFICIENTS, LEAST, LN2};
@@ -41,23 +41,21 @@ impl<S: Sums> Passes for By<S> {
     }
 
     #[inline(always)]
-    fn mix<const N: usize>(weights: &[i16], values: &[i8], channels: usize, width: usize, out: &mut [f32]) {
-        unsafe { value_products::<S, N>(weights, values, channels, width, out) }
+    fn mix<const N: usize>(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
+        unsafe { value_products::<S, N>(weights, values, channels, out) }
     }
 }
 
 /// The blocks of each of `N` rows.
 #[inline(always)]
 pub(in crate::kernels) fn blocks_of<const N: usize, T>(rows: &[T]) -> [&[[T; BLOCK]]; N] {
-    let mut rows = rows.chunks((rows.len() / N).max(1));
-    core::array::from_fn(|_| rows.next().unwrap_or_default().as_chunks().0)
+    attention::rows(rows).map(|row| row.as_chunks().0)
 }
 
 /// The same, to write to.
 #[inline(always)]
 pub(in crate::kernels) fn blocks_of_mut<const N: usize, T>(rows: &mut [T]) -> [&mut [[T; BLOCK]]; N] {
-    let mut rows = rows.chunks_mut((rows.len() / N).max(1));
-    core::array::from_fn(|_| rows.next().unwrap_or_default().as_chunks_mut().0)
+    attention::rows_mut(rows).map(|row| row.as_chunks_mut().0)
 }
 
 /// Keys are at most 127, so the signs may go to them.
@@ -69,24 +67,36 @@ fn key_products<S: Sums, const N: usize>(
     scales: [f32; N],
     scores: &mut [f32],
 ) -> [f32; N] {
-    let query = cells_of::<N>(head, queries);
-    let none = [_mm256_setzero_si256(); N];
-    blocks(head, scales, scores, none, |totals, number, cell| {
-        for (total, query) in totals.iter_mut().zip(query) {
-            let q = query.get(number).map_or(_mm256_setzero_si256(), |q| eight_times(q));
-            *total = S::add_bytes(*total, _mm256_abs_epi8(q), _mm256_sign_epi8(cell, q));
+    let query = cells_of::<N>(queries);
+    let mut largest = [_mm256_set1_ps(f32::NEG_INFINITY); N];
+    blocks(0, head, scales, scores, &mut largest, |block| {
+        let mut totals = [_mm256_setzero_si256(); N];
+        for (number, cell) in block.iter().enumerate() {
+            // SAFETY: 32 bytes.
+            let cell = unsafe { _mm256_loadu_si256(cell.as_ptr().cast()) };
+            for (total, query) in totals.iter_mut().zip(query) {
+                let q = query.get(number).map_or(_mm256_setzero_si256(), |q| eight_times(q));
+                *total = S::add_bytes(*total, _mm256_abs_epi8(q), _mm256_sign_epi8(cell, q));
+            }
         }
-    })
+        totals
+    });
+    largest.map(|largest| largest_of(largest))
+}
+
+/// Keys of eight positions, four channels of each.
+pub(in crate::kernels) type Cell = [i8; BLOCK * CHANNELS];
+
+/// The keys, block by block.
+#[inline(always)]
+pub(in crate::kernels) fn keys_of<'a>(head: &Head<'a>) -> core::slice::ChunksExact<'a, Cell> {
+    head.keys.as_chunks().0.chunks_exact((head.channels / CHANNELS).max(1))
 }
 
 /// The queries, four channels at a time.
 #[inline(always)]
-pub(in crate::kernels) fn cells_of<'a, const N: usize>(
-    head: &Head<'_>,
-    queries: &'a [i8],
-) -> [&'a [[i8; CHANNELS]]; N] {
-    let mut rows = queries.chunks(head.channels.max(1));
-    core::array::from_fn(|_| rows.next().unwrap_or_default().as_chunks().0)
+pub(in crate::kernels) fn cells_of<const N: usize>(queries: &[i8]) -> [&[[i8; CHANNELS]]; N] {
+    attention::rows(queries).map(|query| query.as_chunks().0)
 }
 
 /// Four channels, eight times.
@@ -96,45 +106,37 @@ pub(in crate::kernels) fn eight_times(channels: &[i8; CHANNELS]) -> __m256i {
     _mm256_set1_epi32(i32::from_ne_bytes(channels.map(|q| q as u8)))
 }
 
-/// [`Passes::scores`], given where the sums of a block begin and what adds the products of a cell of it.
+/// [`Passes::scores`] from block `from` on, given what the products of a block add up to. `largest` may be known from what comes before.
 #[inline(always)]
 pub(in crate::kernels) fn blocks<const N: usize>(
+    from: usize,
     head: &Head<'_>,
     scales: [f32; N],
     scores: &mut [f32],
-    start: [__m256i; N],
-    add: impl Fn(&mut [__m256i; N], usize, __m256i),
-) -> [f32; N] {
-    // SAFETY: the caller has AVX2; a cell has 32 bytes; 8 scales of 2 bytes, 8 scores of 4.
+    largest: &mut [__m256; N],
+    sums: impl Fn(&[Cell]) -> [__m256i; N],
+) {
+    // SAFETY: the caller has AVX2; 8 scores of 4 bytes.
     unsafe {
         let scales = scales.map(|scale| _mm256_set1_ps(scale));
-        let mut largest = [_mm256_set1_ps(f32::NEG_INFINITY); N];
-        let mut outputs = blocks_of_mut::<N, f32>(scores).map(|scores| scores.iter_mut());
-        let (cells, _) = head.keys.as_chunks::<{ BLOCK * CHANNELS }>();
-        let mut blocks = cells.chunks_exact((head.channels / CHANNELS).max(1));
-        let key_scales = head.key_scales.as_chunks().0;
-        for (first, (block, key_scales)) in (0..).step_by(BLOCK).zip(blocks.by_ref().zip(key_scales)) {
-            let mut totals = start;
-            for (number, cell) in block.iter().enumerate() {
-                add(&mut totals, number, _mm256_loadu_si256(cell.as_ptr().cast()));
-            }
+        let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let mut outputs = blocks_of_mut::<N, f32>(scores);
+        let keys = keys_of(head).zip(head.key_scales.as_chunks().0).enumerate();
+        for (number, (block, key_scales)) in keys.skip(from) {
             let key_scales = from_bf16(key_scales);
-            let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-            let seen = _mm256_set1_epi32(head.seen.saturating_sub(first).min(BLOCK) as i32);
-            let seen = _mm256_castsi256_ps(_mm256_cmpgt_epi32(seen, numbers));
-            let all = outputs.iter_mut().zip(totals).zip(scales).zip(&mut largest);
-            for (((outputs, total), scale), largest) in all {
-                let Some(output) = outputs.next() else { continue };
-                let sums = _mm256_cvtepi32_ps(total);
-                let mut score = _mm256_mul_ps(_mm256_mul_ps(scale, key_scales), sums);
-                if first + BLOCK > head.seen {
+            let all = outputs.iter_mut().zip(sums(block)).zip(scales).zip(&mut *largest);
+            for (((outputs, sums), scale), largest) in all {
+                let Some(output) = outputs.get_mut(number) else { continue };
+                let mut score = _mm256_mul_ps(_mm256_mul_ps(scale, key_scales), _mm256_cvtepi32_ps(sums));
+                if (number + 1) * BLOCK > head.seen {
+                    let seen = _mm256_set1_epi32(head.seen.saturating_sub(number * BLOCK) as i32);
+                    let seen = _mm256_castsi256_ps(_mm256_cmpgt_epi32(seen, numbers));
                     score = _mm256_blendv_ps(_mm256_set1_ps(f32::NEG_INFINITY), score, seen);
                 }
                 _mm256_storeu_ps(output.as_mut_ptr(), score);
                 *largest = _mm256_max_ps(score, *largest);
             }
         }
-        largest.map(|largest| largest_of(largest))
     }
 }
 
@@ -196,66 +198,114 @@ fn integers<const N: usize>(scores: &[f32], inverses: [f32; N], weights: &mut [i
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn value_products<S: Sums, const N: usize>(
-    weights: &[i16],
-    values: &[i8],
-    channels: usize,
-    width: usize,
-    out: &mut [f32],
-) {
-    mix::<N>(weights, values, channels, width, out, |total, value, weight| {
-        S::add_words(total, value, weight)
-    });
+fn value_products<S: Sums, const N: usize>(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
+    let next = mix::<Eight<S>, N>(0, weights, values, channels, out);
+    mix_from::<N>(next, weights, values, channels, out);
 }
 
-/// [`Passes::mix`], given how the products of pairs are added up.
+/// A register for as many channels of a pair of positions.
+pub(in crate::kernels) trait Channels {
+    const LANES: usize;
+    type Register: Copy;
+
+    /// # Safety
+    /// As all of these: the processor has the instructions.
+    unsafe fn zero() -> Self::Register;
+
+    /// # Safety
+    /// There are two values for each lane.
+    unsafe fn load(values: *const i8) -> Self::Register;
+
+    /// Adds the products of pairs with a pair of weights.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn add(total: Self::Register, values: Self::Register, weights: i32) -> Self::Register;
+
+    /// Writes what all add up to, or, unless they are the `first`, adds it.
+    ///
+    /// # Safety
+    /// There is an output for each lane.
+    unsafe fn finish(totals: [Self::Register; BLOCK / 2], first: bool, out: *mut f32);
+}
+
+/// Eight channels.
+struct Eight<S>(PhantomData<S>);
+
+impl<S: Sums> Channels for Eight<S> {
+    const LANES: usize = 8;
+    type Register = __m256i;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m256i {
+        // SAFETY: the caller's word, as below.
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    unsafe fn load(values: *const i8) -> __m256i {
+        unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(values.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(total: __m256i, values: __m256i, weights: i32) -> __m256i {
+        S::add_words(total, values, unsafe { _mm256_set1_epi32(weights) })
+    }
+
+    #[inline(always)]
+    unsafe fn finish(totals: [__m256i; BLOCK / 2], first: bool, out: *mut f32) {
+        unsafe { finish(totals, first, out) }
+    }
+}
+
+/// [`Channels::finish`] for eight.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in crate::kernels) unsafe fn finish([a, b, c, d]: [__m256i; BLOCK / 2], first: bool, out: *mut f32) {
+    let total = _mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d));
+    let before = if first { _mm256_setzero_ps() } else { unsafe { _mm256_loadu_ps(out) } };
+    // SAFETY: the caller's word.
+    unsafe { _mm256_storeu_ps(out, _mm256_add_ps(before, _mm256_cvtepi32_ps(total))) };
+}
+
+/// [`Passes::mix`] for the channels from `from` on, as many of them as fill registers. The next one.
 #[inline(always)]
-pub(in crate::kernels) fn mix<const N: usize>(
+pub(in crate::kernels) fn mix<C: Channels, const N: usize>(
+    mut from: usize,
     weights: &[i16],
     values: &[i8],
     channels: usize,
-    width: usize,
     out: &mut [f32],
-    add: impl Fn(__m256i, __m256i, __m256i) -> __m256i,
-) {
-    const LANES: usize = 8;
-    let places = weights.len() / N;
-    let whole = width.min(channels) / LANES * LANES;
-    let fits = places.is_multiple_of(BLOCK) && values.len() >= places * channels && out.len() >= N * width;
-    if whole == 0 || !fits {
-        return mix_from::<N>(0, weights, values, channels, width, out);
+) -> usize {
+    let (places, width) = (weights.len() / N, out.len() / N);
+    if !places.is_multiple_of(BLOCK) || values.len() < places * channels {
+        return from;
     }
     let weights_of = blocks_of::<N, i16>(weights);
-    for from in (0..whole).step_by(LANES) {
-        // SAFETY: the caller has AVX2; 2 weights are 4 bytes; of a pair's `channels`, 8 from `from` on are 16 bytes; 8 values.
-        unsafe {
-            let mut sums = [_mm256_setzero_ps(); N];
-            for first in (0..places / BLOCK).step_by(SUM_POSITIONS / BLOCK) {
+    while from + C::LANES <= width.min(channels) {
+        for first in (0..places / BLOCK).step_by(SUM_POSITIONS / BLOCK) {
+            // SAFETY: the caller has the instructions; 2 weights are 4 bytes; a pair has two values for each of its `channels`; `N` times `width` outputs.
+            unsafe {
                 // Four sums, so that one does not have to wait for another; as many pairs of positions at once.
-                let mut totals = [[_mm256_setzero_si256(); BLOCK / 2]; N];
+                let mut totals = [[C::zero(); BLOCK / 2]; N];
                 for block in first..(first + SUM_POSITIONS / BLOCK).min(places / BLOCK) {
                     let pairs = values.as_ptr().add(block * BLOCK * channels + 2 * from);
                     for pair in 0..BLOCK / 2 {
-                        let v = _mm256_cvtepi8_epi16(_mm_loadu_si128(pairs.add(2 * pair * channels).cast()));
+                        let values = C::load(pairs.add(2 * pair * channels));
                         for (totals, weights) in totals.iter_mut().zip(weights_of) {
-                            let w = weights.as_ptr().add(block).cast::<i32>().add(pair).read_unaligned();
-                            totals[pair] = add(totals[pair], v, _mm256_set1_epi32(w));
+                            let weights = weights.as_ptr().add(block).cast::<i32>().add(pair);
+                            totals[pair] = C::add(totals[pair], values, weights.read_unaligned());
                         }
                     }
                 }
-                for (sum, [a, b, c, d]) in sums.iter_mut().zip(totals) {
-                    let total = _mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d));
-                    *sum = _mm256_add_ps(*sum, _mm256_cvtepi32_ps(total));
+                for (query, totals) in totals.into_iter().enumerate() {
+                    C::finish(totals, first == 0, out.as_mut_ptr().add(query * width + from));
                 }
             }
-            for (out, sum) in out.chunks_mut(width).zip(sums) {
-                _mm256_storeu_ps(out.as_mut_ptr().add(from), sum);
-            }
         }
+        from += C::LANES;
     }
-    if whole < width {
-        mix_from::<N>(whole, weights, values, channels, width, out);
-    }
+    from
 }
 
 /// [`exp`](crate::numerics::exp) of each, none of which is above 0. Whatever those that are too low come to is cut off at the end.
