@@ -58,7 +58,7 @@ pub(in crate::kernels) fn blocks_of_mut<const N: usize, T>(rows: &mut [T]) -> [&
     attention::rows_mut(rows).map(|row| row.as_chunks_mut().0)
 }
 
-/// Keys are at most 127, so the signs may go to them.
+/// The magnitudes of keys serve all queries; queries get their signs.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn key_products<S: Sums, const N: usize>(
@@ -74,9 +74,10 @@ fn key_products<S: Sums, const N: usize>(
         for (number, cell) in block.iter().enumerate() {
             // SAFETY: 32 bytes.
             let cell = unsafe { _mm256_loadu_si256(cell.as_ptr().cast()) };
+            let magnitudes = _mm256_abs_epi8(cell);
             for (total, query) in totals.iter_mut().zip(query) {
                 let q = query.get(number).map_or(_mm256_setzero_si256(), |q| eight_times(q));
-                *total = S::add_bytes(*total, _mm256_abs_epi8(q), _mm256_sign_epi8(cell, q));
+                *total = S::add_bytes(*total, magnitudes, _mm256_sign_epi8(q, cell));
             }
         }
         totals
@@ -320,9 +321,9 @@ fn exp(x: __m256) -> __m256 {
     for coefficient in &COEFFICIENTS[1..] {
         p = _mm256_add_ps(mul(p, r), all(*coefficient));
     }
-    // What `ROUND` has in its place is shifted out.
-    let power = _mm256_add_epi32(_mm256_castps_si256(shifted), _mm256_set1_epi32(127));
-    let e = mul(p, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(power)));
+    // p · 2ⁿ, which is not subnormal: n to its exponent. What else `ROUND` leaves is shifted out.
+    let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+    let e = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
     _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(x, all(LEAST)), e)
 }
 
