@@ -60,6 +60,7 @@ proptest! {
         inputs in prop_oneof![1u32..70, 1u32..800],
         density in 0u32..6,
         batch in 1usize..6,
+        gap in 0usize..9,
         piece in prop_oneof![1usize..70, Just(usize::MAX / 16)],
         seed in any::<u64>(),
         x in proptest::collection::vec(-127i8..=127, 5 * 800),
@@ -71,20 +72,24 @@ proptest! {
         let x_scales: Vec<f32> = (0..batch * segments).map(|i| 0.75 + i as f32).collect();
         let input = Input { values, scales: &x_scales, batch };
 
-        let mut want = std::vec![0.0; batch * dims.padded_outputs() as usize];
+        // Outputs of something else lie between those of two positions.
+        let outputs = dims.padded_outputs() as usize;
+        let y_stride = outputs + gap;
+        let mut want = std::vec![7.0; batch * y_stride];
+        want.chunks_mut(y_stride).for_each(|y| y[..outputs].fill(0.0));
         for (number, (record, cells)) in tiles.iter().enumerate() {
             let (row, segment) = (number / segments, number % segments);
             for b in 0..batch {
                 let x = &values[b * stride + segment * 256..(b + 1) * stride];
                 let sums = naive(cells, record.mask, x);
                 for r in 0..4 {
-                    let y = &mut want[b * dims.padded_outputs() as usize + row * 4 + r];
+                    let y = &mut want[b * y_stride + row * 4 + r];
                     *y += x_scales[b * segments + segment] * record.scales_f32()[r] * sums[r] as f32;
                 }
             }
         }
         for kernel in available() {
-            let mut y = std::vec![f32::NAN; want.len()];
+            let mut y = std::vec![7.0; want.len()];
             for group in 0..dims.groups() {
                 let mut mask_page = [0; 512];
                 let mut cells = Vec::new();
@@ -95,7 +100,7 @@ proptest! {
                 }
                 let kept = kernel.compute().kept_cells(&dims, group, &mask_page);
                 prop_assert_eq!(kept, Some(cells.len() / 16), "{}", kernel.name);
-                let mut product = GroupProduct::new(&dims, group, &mask_page, input, (&mut y, dims.padded_outputs() as usize));
+                let mut product = GroupProduct::new(&dims, group, &mask_page, input, (&mut y, y_stride));
                 product.feed(kernel, &[]);
                 for part in cells.chunks(piece * 16) {
                     product.feed(kernel, part);
@@ -174,6 +179,57 @@ proptest! {
             let last = y.len() - 1;
             prop_assert!(!kernel.compute().multiply_prepacked(&packed, 0..packed.parts(), input, &mut y[..last], outputs));
             prop_assert!(kernel.prepack(&[(dims, &pages[..pages.len() - 1])], far_away).is_none());
+        }
+    }
+
+    /// Matrices of the same inputs, packed as one, give what each gives by itself, side by side.
+    #[cfg(feature = "prepack")]
+    #[test]
+    fn stacks_agree(
+        outputs in proptest::collection::vec(1u32..90, 1..4),
+        inputs in prop_oneof![1u32..70, 1u32..600],
+        density in 0u32..6,
+        batch in 1usize..6,
+        seed in any::<u64>(),
+        x in proptest::collection::vec(-127i8..=127, 6 * 600),
+    ) {
+        let dims: Vec<MatrixDims> = outputs.iter().map(|outputs| MatrixDims { outputs: *outputs, inputs }).collect();
+        let (stride, segments) = (dims[0].padded_inputs() as usize, dims[0].segments() as usize);
+        let scales: Vec<f32> = (0..batch * segments).map(|i| 0.75 + i as f32).collect();
+        let input = Input { values: &x[..batch * stride], scales: &scales, batch };
+        let row: usize = dims.iter().map(|dims| dims.padded_outputs() as usize).sum();
+
+        let (mut matrices, mut want, mut first) = (Vec::new(), std::vec![0.0; batch * row], 0);
+        for (number, dims) in (0..).zip(&dims) {
+            let mut pages: Vec<Page> = Vec::new();
+            for (group, tiles) in (0..).zip(tiles(dims, density, seed ^ number).chunks(32)) {
+                let (mut masks, mut cells) = ([0; 512], Vec::new());
+                for (at, (record, tile)) in tiles.iter().enumerate() {
+                    record.write(&mut masks, at);
+                    cells.extend(tile.iter().map(|w| if *w == 0x80 { 0x81 } else { *w }));
+                }
+                GroupProduct::new(dims, group, &masks, input, (&mut want[first..], row)).feed(PORTABLE, &cells);
+                cells.resize(cells.len().next_multiple_of(512), 0);
+                pages.push(masks);
+                pages.extend_from_slice(cells.as_chunks().0);
+            }
+            matrices.push(pages);
+            first += dims.padded_outputs() as usize;
+        }
+        let stack: Vec<(MatrixDims, &[Page])> =
+            dims.iter().zip(&matrices).map(|(dims, pages)| (*dims, &pages[..])).collect();
+        let other = MatrixDims { inputs: inputs + 4, ..dims[0] };
+        for kernel in available() {
+            let Some(packed) = kernel.prepack(&stack, false) else {
+                prop_assert!(kernel.compute().packing().is_none(), "{} packs nothing", kernel.name);
+                continue;
+            };
+            let mut y = std::vec![f32::NAN; want.len()];
+            prop_assert!(kernel.compute().multiply_prepacked(&packed, 0..packed.parts(), input, &mut y, row));
+            prop_assert!(y == want, "{}: {:?} instead of {:?}", kernel.name, y, want);
+            // Pages of another matrix, inputs that differ, nothing.
+            let wrong = [stack[0], (other, stack[0].1)];
+            prop_assert!(kernel.prepack(&wrong, false).is_none() && kernel.prepack(&[], false).is_none());
         }
     }
 
