@@ -1,10 +1,10 @@
-//! A matrix of 128 outputs, group by group, by every kernel that this processor has: `cargo bench -p pageformer-engine`.
+//! A matrix of 128 outputs, group by group, and attention, by every kernel that this processor has: `cargo bench -p pageformer-engine --features prepack`.
 #![allow(missing_docs)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pageformer_card::matrix::TileRecord;
 use pageformer_card::{MatrixDims, Page};
-use pageformer_engine::kernels::{GroupProduct, Input, available};
+use pageformer_engine::kernels::{GroupProduct, Head, Input, Scratch, available};
 
 /// Mask page and cells of each group; every cell is kept with a probability of `percent`.
 fn groups(dims: &MatrixDims, percent: u32) -> Vec<(Page, Vec<u8>)> {
@@ -104,5 +104,43 @@ fn multiply_prepacked(c: &mut Criterion) {
 #[cfg(not(feature = "prepack"))]
 fn multiply_prepacked(_: &mut Criterion) {}
 
-criterion_group!(benches, multiply, multiply_prepacked);
+/// Attention of a query, and of two at once where the feature `prepack` is on.
+fn attend(c: &mut Criterion) {
+    let mut group = c.benchmark_group("attend");
+    let byte = |i: usize| ((i * 37 % 255) as u8 as i8).max(-127);
+    for channels in [8, 32, 64] {
+        for seen in [8, 128, 512] {
+            let keys: Vec<i8> = (0..seen * channels).map(byte).collect();
+            let scales: Vec<u16> = (0..seen).map(|i| 0x3C00 + (i * 7 % 128) as u16).collect();
+            let head = Head {
+                keys: &keys,
+                key_scales: &scales,
+                values: &keys,
+                value_scales: &scales,
+                seen,
+                channels,
+                width: channels,
+            };
+            for queries in 1..=if cfg!(feature = "prepack") { 2 } else { 1 } {
+                let q: Vec<f32> = (0..queries * channels).map(|i| f32::from(byte(i)) / 64.0).collect();
+                let (mut query, mut weights) = (vec![0; q.len()], vec![0; queries * seen]);
+                let (mut scores, mut out) = (vec![0.0; queries * seen], vec![0.0; q.len()]);
+                group.throughput(Throughput::Elements((queries * seen) as u64));
+                for kernel in available() {
+                    let name = format!("{channels} channels, {seen} positions, {queries} at once");
+                    group.bench_function(BenchmarkId::new(kernel.name, name), |bencher| {
+                        bencher.iter(|| {
+                            let mut scratch =
+                                Scratch { query: &mut query, scores: &mut scores, weights: &mut weights };
+                            kernel.compute().attend(&head, &q, &mut out, &mut scratch)
+                        });
+                    });
+                }
+            }
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, multiply, multiply_prepacked, attend);
 criterion_main!(benches);

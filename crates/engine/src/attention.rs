@@ -84,6 +84,7 @@ impl Scratch<'_> {
 /// blocks.
 pub(crate) trait Passes {
     /// Whether two queries at once take less time than one after the other.
+    #[cfg_attr(not(feature = "prepack"), allow(dead_code))]
     const PAIRS: bool;
 
     /// `scores[t] = (scale · key_scales[t]) · Σ_c query[c]·key[t][c]`, and −∞ for positions that are not seen. The largest of each query. `queries` is
