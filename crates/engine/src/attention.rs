@@ -83,10 +83,6 @@ impl Scratch<'_> {
 /// The passes of attention over all positions, for `N` queries at once, which a kernel may have better instructions for. Places are whole
 /// blocks.
 pub(crate) trait Passes {
-    /// Whether two queries at once take less time than one after the other.
-    #[cfg_attr(not(feature = "prepack"), allow(dead_code))]
-    const PAIRS: bool;
-
     /// `scores[t] = (scale · key_scales[t]) · Σ_c query[c]·key[t][c]`, and −∞ for positions that are not seen. The largest of each query. `queries` is
     /// `(N, channels)`, `scores` `(N, places)`.
     fn scores<const N: usize>(
@@ -222,12 +218,7 @@ pub(crate) fn attend<P: Passes>(
 ) -> Option<()> {
     #[cfg(feature = "prepack")]
     if q.len() > head.width {
-        if P::PAIRS {
-            return attend_together::<P, 2>(head, q, out, scratch);
-        }
-        let ((q, next), (out, next_out)) = (q.split_at(head.width), out.split_at_mut_checked(head.width)?);
-        attend_together::<P, 1>(head, q, out, scratch)?;
-        return attend_together::<P, 1>(head, next, next_out, scratch);
+        return attend_together::<P, 2>(head, q, out, scratch);
     }
     attend_together::<P, 1>(head, q, out, scratch)
 }
@@ -300,8 +291,6 @@ fn attend_together<P: Passes, const N: usize>(
 pub(crate) struct Plain;
 
 impl Passes for Plain {
-    const PAIRS: bool = false;
-
     #[inline(always)]
     fn scores<const N: usize>(
         head: &Head<'_>,

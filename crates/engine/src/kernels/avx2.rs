@@ -11,7 +11,7 @@ pub(super) mod attention;
 #[cfg(feature = "prepack")]
 mod prepacked;
 mod pruned;
-mod sums;
+pub(super) mod sums;
 
 use core::arch::x86_64::*;
 

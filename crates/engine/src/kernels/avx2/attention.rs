@@ -13,8 +13,6 @@ use crate::numerics::exp_parts::{COEFFICIENTS, LEAST, LN2};
 pub(super) struct By<S>(PhantomData<S>);
 
 impl<S: Sums> Passes for By<S> {
-    const PAIRS: bool = true;
-
     #[inline(always)]
     fn scores<const N: usize>(
         head: &Head<'_>,
@@ -231,7 +229,7 @@ pub(in crate::kernels) trait Channels {
 }
 
 /// Eight channels.
-struct Eight<S>(PhantomData<S>);
+pub(in crate::kernels) struct Eight<S>(PhantomData<S>);
 
 impl<S: Sums> Channels for Eight<S> {
     const LANES: usize = 8;
@@ -254,19 +252,13 @@ impl<S: Sums> Channels for Eight<S> {
     }
 
     #[inline(always)]
-    unsafe fn finish(totals: [__m256i; BLOCK / 2], first: bool, out: *mut f32) {
-        unsafe { finish(totals, first, out) }
+    unsafe fn finish([a, b, c, d]: [__m256i; BLOCK / 2], first: bool, out: *mut f32) {
+        unsafe {
+            let total = _mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d));
+            let before = if first { _mm256_setzero_ps() } else { _mm256_loadu_ps(out) };
+            _mm256_storeu_ps(out, _mm256_add_ps(before, _mm256_cvtepi32_ps(total)));
+        }
     }
-}
-
-/// [`Channels::finish`] for eight.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(in crate::kernels) unsafe fn finish([a, b, c, d]: [__m256i; BLOCK / 2], first: bool, out: *mut f32) {
-    let total = _mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d));
-    let before = if first { _mm256_setzero_ps() } else { unsafe { _mm256_loadu_ps(out) } };
-    // SAFETY: the caller's word.
-    unsafe { _mm256_storeu_ps(out, _mm256_add_ps(before, _mm256_cvtepi32_ps(total))) };
 }
 
 /// [`Passes::mix`] for the channels from `from` on, as many of them as fill registers. The next one.

@@ -4,7 +4,7 @@ use core::arch::asm;
 use core::arch::x86_64::*;
 
 /// How products are added up. The methods want AVX2 of their callers, besides what the implementation is named for.
-pub(super) trait Sums {
+pub(in crate::kernels) trait Sums {
     /// Whether [`Self::add_bytes`] is exact for all bytes.
     #[cfg(feature = "prepack")]
     const ANY: bool;

@@ -6,9 +6,10 @@ use super::Avx512;
 use crate::attention::{BLOCK, CHANNELS, Passes, mix_from};
 use crate::kernels::Head;
 use crate::kernels::avx2::attention::{
-    Cell, Channels, blocks, blocks_of, blocks_of_mut, cells_of, eight_times, finish, from_bf16, keys_of,
+    Cell, Channels, Eight, blocks, blocks_of, blocks_of_mut, cells_of, eight_times, from_bf16, keys_of,
     largest_of, mix, tree, weigh_block,
 };
+use crate::kernels::avx2::sums::Sums;
 use crate::numerics::ROUND;
 use crate::numerics::exp_parts::{COEFFICIENTS, LEAST, LN2};
 
@@ -16,8 +17,6 @@ use crate::numerics::exp_parts::{COEFFICIENTS, LEAST, LN2};
 const LANES: usize = 2 * BLOCK;
 
 impl Passes for Avx512 {
-    const PAIRS: bool = true;
-
     #[inline(always)]
     fn scores<const N: usize>(
         head: &Head<'_>,
@@ -61,7 +60,7 @@ fn key_products<const N: usize>(
     // Keys go in as k + 128, like weights.
     let flip = _mm256_set1_epi8(-128);
     let bias = query.map(|query| {
-        let add = |total, q: &[i8; CHANNELS]| _mm256_dpbusd_epi32(total, flip, eight_times(q));
+        let add = |total, q: &[i8; CHANNELS]| Avx512::add_bytes(total, flip, eight_times(q));
         _mm256_sub_epi32(_mm256_setzero_si256(), query.iter().fold(_mm256_setzero_si256(), add))
     });
     let sums = |block: &[Cell]| {
@@ -71,7 +70,7 @@ fn key_products<const N: usize>(
             let cell = _mm256_xor_si256(unsafe { _mm256_loadu_si256(cell.as_ptr().cast()) }, flip);
             for (total, query) in totals.iter_mut().zip(query) {
                 let q = query.get(number).map_or(_mm256_setzero_si256(), |q| eight_times(q));
-                *total = _mm256_dpbusd_epi32(*total, cell, q);
+                *total = Avx512::add_bytes(*total, cell, q);
             }
         }
         totals
@@ -169,7 +168,7 @@ fn integers<const N: usize>(scores: &[f32], inverses: [f32; N], weights: &mut [i
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn value_products<const N: usize>(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
     let next = mix::<Sixteen, N>(0, weights, values, channels, out);
-    let next = mix::<Eight, N>(next, weights, values, channels, out);
+    let next = mix::<Eight<Avx512>, N>(next, weights, values, channels, out);
     mix_from::<N>(next, weights, values, channels, out);
 }
 
@@ -206,32 +205,19 @@ impl Channels for Sixteen {
     }
 }
 
-/// Eight channels.
-struct Eight;
-
-impl Channels for Eight {
-    const LANES: usize = 8;
-    type Register = __m256i;
+impl Sums for Avx512 {
+    #[cfg(feature = "prepack")]
+    const ANY: bool = true;
 
     #[inline(always)]
-    unsafe fn zero() -> __m256i {
-        // SAFETY: the caller's word, as below.
-        unsafe { _mm256_setzero_si256() }
+    fn add_bytes(total: __m256i, magnitude: __m256i, signed: __m256i) -> __m256i {
+        // SAFETY: only called from functions that have AVX-512 and its VNNI, as below.
+        unsafe { _mm256_dpbusd_epi32(total, magnitude, signed) }
     }
 
     #[inline(always)]
-    unsafe fn load(values: *const i8) -> __m256i {
-        unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(values.cast())) }
-    }
-
-    #[inline(always)]
-    unsafe fn add(total: __m256i, values: __m256i, weights: i32) -> __m256i {
-        unsafe { _mm256_dpwssd_epi32(total, values, _mm256_set1_epi32(weights)) }
-    }
-
-    #[inline(always)]
-    unsafe fn finish(totals: [__m256i; BLOCK / 2], first: bool, out: *mut f32) {
-        unsafe { finish(totals, first, out) }
+    fn add_words(total: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_dpwssd_epi32(total, a, b) }
     }
 }
 
