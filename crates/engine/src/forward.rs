@@ -13,6 +13,8 @@ use crate::numerics::{rotary_frequency, rotation};
 use crate::plan::{ActivationLens, Needs, Plan};
 #[cfg(feature = "prepack")]
 use crate::{kernels::Prepacked, matrix::prepacked};
+#[cfg(all(feature = "prepack", target_os = "linux"))]
+use crate::kernels::gather;
 
 /// A model on a card, ready to compute.
 pub struct Engine<'m, C> {
@@ -122,6 +124,8 @@ impl<'m, C: Card> Engine<'m, C> {
             }
         }
         self.prepack_stack(&[head_of(&self.shape)], far_away);
+        #[cfg(target_os = "linux")]
+        gather(&mut self.prepacked);
         self.prepacked.iter().flatten().map(Prepacked::bytes).sum()
     }
 

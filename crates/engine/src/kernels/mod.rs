@@ -27,6 +27,8 @@ pub use crate::attention::{Head, Scratch};
 pub use group::{GroupProduct, Input};
 #[cfg(feature = "prepack")]
 pub use prepacked::{Packing, Prepacked};
+#[cfg(all(feature = "prepack", target_os = "linux"))]
+pub(crate) use prepacked::gather;
 #[cfg(feature = "threads")]
 pub use team::Desk;
 #[cfg(feature = "threads")]

@@ -26,7 +26,12 @@
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 #![allow(unsafe_code)]
 
+#[cfg(target_os = "linux")]
+mod block;
 mod pack;
+
+#[cfg(target_os = "linux")]
+pub(crate) use block::gather;
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -70,6 +75,11 @@ pub(super) const LAST: usize = 2;
 #[repr(C, align(64))]
 pub(super) struct Line(pub [[i8; CELL_BYTES]; LANES]);
 
+// SAFETY: bytes with nothing in between, of which any is a weight.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: the same.
+unsafe impl bytemuck::Pod for Line {}
+
 impl Line {
     const ZERO: Self = Self([[0; CELL_BYTES]; LANES]);
 }
@@ -93,7 +103,10 @@ pub struct Prepacked {
     inputs: (usize, usize),
     pub(super) parts: Vec<Part>,
     /// Sparse: for each group and segment, the lines of its steps. Dense: for each part, segment, bundle and cell, a line for each group.
-    pub(super) lines: Vec<Line>,
+    lines: Vec<Line>,
+    /// Where the lines are instead, if they were moved.
+    #[cfg(target_os = "linux")]
+    block: Option<block::Part>,
     /// Sparse: for each group and segment. Dense: for each part, segment and group.
     pub(super) finish: Vec<Finish>,
     /// Only where cells are missing.
@@ -138,7 +151,7 @@ impl Prepacked {
                 + size_of_val(&sparse.counts[..])
                 + size_of_val(&sparse.outputs[..])
         });
-        size_of_val(&self.lines[..]) + size_of_val(&self.finish[..]) + sparse
+        size_of_val(self.weights()) + size_of_val(&self.finish[..]) + sparse
     }
 
     /// How it is packed.
@@ -148,7 +161,17 @@ impl Prepacked {
 
     /// Registers of weights.
     pub fn lines(&self) -> usize {
-        self.lines.len()
+        self.weights().len()
+    }
+
+    /// The registers.
+    #[inline(always)]
+    pub(super) fn weights(&self) -> &[Line] {
+        #[cfg(target_os = "linux")]
+        if let Some(block) = &self.block {
+            return block.lines();
+        }
+        &self.lines
     }
 
     /// Parts, whose outputs follow each other.
@@ -270,7 +293,7 @@ impl Job<'_> {
     pub fn cursor<'a>(&self, kept: &'a Sparse) -> Cursor<'a> {
         let Part { groups, line, step, finish, group, .. } = *self.part;
         Cursor {
-            lines: self.packed.lines.as_ptr().wrapping_add(line),
+            lines: self.packed.weights().as_ptr().wrapping_add(line),
             finish: self.packed.finish.as_ptr().wrapping_add(finish),
             places: kept.places.as_ptr().wrapping_add(step),
             windows: kept.windows.as_ptr().wrapping_add(step),

@@ -54,7 +54,7 @@ pub(super) fn multiply<S: Sums>(
 #[target_feature(enable = "avx2,bmi1,popcnt")]
 unsafe fn dense<S: Sums, const B: usize>(job: &Job<'_>) {
     let (packed, groups) = (job.packed, job.part.groups);
-    let mut lines = packed.lines.as_ptr().wrapping_add(job.part.line);
+    let mut lines = packed.weights().as_ptr().wrapping_add(job.part.line);
     let mut finish = packed.finish.as_ptr().wrapping_add(job.part.finish);
     for segment in 0..job.segments {
         let (x, inputs) = job.segment(segment);

@@ -60,6 +60,8 @@ impl Prepacked {
             inputs: (dims.segments() as usize, dims.padded_inputs() as usize),
             parts: Vec::new(),
             lines: Vec::new(),
+            #[cfg(target_os = "linux")]
+            block: None,
             finish: Vec::new(),
             sparse: None,
         }
