@@ -1,5 +1,7 @@
 //! The forward pass: one pass over the tape for up to `batch` positions.
 
+#[cfg(feature = "prepack")]
+use pageformer_card::CELL_BYTES;
 use pageformer_card::page::FLOATS_PER_PAGE;
 use pageformer_card::{Manifest, Mlp, Norm, Page, Role, Shape, Tensor, TensorKind, TensorTable};
 use pageformer_vram::{Arena, Card, CardFile, Frames, Vram};
@@ -12,9 +14,10 @@ use crate::matrix::MatrixPages;
 use crate::numerics::{rotary_frequency, rotation};
 use crate::plan::{ActivationLens, Needs, Plan};
 #[cfg(feature = "prepack")]
-use crate::{kernels::Prepacked, matrix::prepacked};
-#[cfg(all(feature = "prepack", target_os = "linux"))]
-use crate::kernels::gather;
+use crate::{
+    kernels::{Prepacked, Screen, gather},
+    matrix::{prepacked, screened},
+};
 
 /// A model on a card, ready to compute.
 pub struct Engine<'m, C> {
@@ -29,6 +32,11 @@ pub struct Engine<'m, C> {
     /// Matrices that are packed for the kernel, for each tensor of the shape; or nothing.
     #[cfg(feature = "prepack")]
     prepacked: alloc::vec::Vec<Option<Prepacked>>,
+    /// The head, to find its largest output without the others; or nothing.
+    #[cfg(feature = "prepack")]
+    screen: Option<Screen>,
+    #[cfg(feature = "prepack")]
+    best: Best,
     /// Scores and weights of attention, for two queries at once; or nothing.
     #[cfg(feature = "prepack")]
     pair: (alloc::vec::Vec<f32>, alloc::vec::Vec<i16>),
@@ -96,6 +104,10 @@ impl<'m, C: Card> Engine<'m, C> {
             #[cfg(feature = "prepack")]
             prepacked: alloc::vec::Vec::new(),
             #[cfg(feature = "prepack")]
+            screen: None,
+            #[cfg(feature = "prepack")]
+            best: Best::default(),
+            #[cfg(feature = "prepack")]
             pair: Default::default(),
             position: 0,
             passes: 0,
@@ -124,9 +136,26 @@ impl<'m, C: Card> Engine<'m, C> {
             }
         }
         self.prepack_stack(&[head_of(&self.shape)], far_away);
-        #[cfg(target_os = "linux")]
-        gather(&mut self.prepacked);
-        self.prepacked.iter().flatten().map(Prepacked::bytes).sum()
+        self.screen = self.screen_head();
+        let matrices = self.prepacked.iter_mut().flatten().map(Prepacked::lines_mut);
+        gather(
+            &mut matrices
+                .chain(self.screen.as_mut().map(|screen| &mut screen.lines))
+                .collect::<alloc::vec::Vec<_>>(),
+        );
+        let screen = self.screen.as_ref().map_or(0, Screen::bytes);
+        self.prepacked.iter().flatten().map(Prepacked::bytes).sum::<usize>() + screen
+    }
+
+    /// Prepares the head for finding its largest output.
+    #[cfg(feature = "prepack")]
+    fn screen_head(&mut self) -> Option<Screen> {
+        /// A head of fewer weights lies in the near caches, where it takes less time to read it than to look at half of it.
+        const LEAST: u64 = 4 << 20;
+        let head = matrix_of(&self.shape, &self.table, head_of(&self.shape)).ok()?;
+        let large = head.dims.cells() * CELL_BYTES as u64 >= LEAST;
+        let pages = self.vram.pages(head.pages.start, head.pages.len() as u32).ok().filter(|_| large)?;
+        self.kernel.screen(&head.dims, pages)
     }
 
     /// Packs matrices that [`Self::multiply`] is called with together.
@@ -148,6 +177,36 @@ impl<'m, C: Card> Engine<'m, C> {
     pub fn step(&mut self, tokens: &[u16]) -> Result<&mut [f32], Error> {
         self.forward(tokens, 1, None)?;
         Ok(self.logits(0))
+    }
+
+    /// As [`Self::step`], but returns the token whose logit is the largest, the first of them if several are. The others need not be computed: with a large
+    /// head that is packed by `prepack`, half of it is read.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn most_likely(&mut self, tokens: &[u16]) -> Result<u16, Error> {
+        self.ask_for_best(true);
+        self.forward(tokens, 1, None)?;
+        let compute = self.kernel.compute();
+        Ok(self.best().unwrap_or_else(|| compute.argmax(self.logits(0)) as u16))
+    }
+
+    /// Says that of the next pass nobody wants to know more than the most likely token, if it has one row of logits; or that somebody does.
+    pub(crate) fn ask_for_best(&mut self, only_best: bool) {
+        #[cfg(feature = "prepack")]
+        {
+            self.best = Best { only: only_best, token: None };
+        }
+        #[cfg(not(feature = "prepack"))]
+        let _ = only_best;
+    }
+
+    /// The most likely token of the last pass, if it was found without logits: then there are none.
+    pub(crate) fn best(&self) -> Option<u16> {
+        #[cfg(feature = "prepack")]
+        return self.best.token;
+        #[cfg(not(feature = "prepack"))]
+        None
     }
 
     /// The logits of a row of the last step: `(vocab)`.
@@ -180,6 +239,8 @@ impl<'m, C: Card> Engine<'m, C> {
     ) -> Result<usize, Error> {
         let shape = self.shape;
         let batch = tokens.len();
+        #[cfg(feature = "prepack")]
+        let only_best = core::mem::take(&mut self.best).only;
         if batch == 0 || batch > self.plan.batch as usize {
             return Err(Error::Plan(crate::PlanError::Batch(batch as u32)));
         }
@@ -288,6 +349,24 @@ impl<'m, C: Card> Engine<'m, C> {
         };
         self.quantize(last_norm, &Buffer::H, rows, (d, d_pad))?;
         let head = head_of(&shape);
+        #[cfg(feature = "prepack")]
+        if let (true, Some(screen), 1) = (only_best, &self.screen, rows) {
+            let matrix = matrix_of(&shape, &self.table, head)?;
+            let input = Input { values: self.act.quantized, scales: self.act.scales, batch: 1 };
+            let largest = screened::largest(
+                (screen, &matrix),
+                &mut self.vram,
+                self.kernel,
+                self.team,
+                input,
+                self.act.wide,
+            );
+            if let Some(best) = largest? {
+                self.best.token = Some(best as u16);
+                self.position += batch as u32;
+                return Ok(rows);
+            }
+        }
         let vocab_pad = shape.vocab.next_multiple_of(4) as usize;
         self.multiply(&[head], &Buffer::Wide, (rows, vocab_pad))?;
         let logits = self.act.wide.get(..rows * vocab_pad);
@@ -486,6 +565,16 @@ impl<'m, C: Card> Engine<'m, C> {
 
 /// What is done during a pass; answers whether the pass is wanted any more.
 pub(crate) type Meanwhile<'a, 'm, C> = &'a mut dyn FnMut(&mut Vram<'m, C>) -> bool;
+
+/// What is asked of the next pass, and what the last found.
+#[cfg(feature = "prepack")]
+#[derive(Default)]
+struct Best {
+    /// Nobody asks for logits, only for the largest.
+    only: bool,
+    /// The token of the largest logit, where no others were computed.
+    token: Option<u16>,
+}
 
 /// The buffers that a matrix writes to or a quantization reads from.
 enum Buffer {

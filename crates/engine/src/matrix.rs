@@ -6,6 +6,8 @@ use pageformer_vram::{Card, CardFile, Fault, Vram};
 
 #[cfg(feature = "prepack")]
 pub(crate) mod prepacked;
+#[cfg(feature = "prepack")]
+pub(crate) mod screened;
 #[cfg(feature = "threads")]
 mod shared;
 

@@ -30,10 +30,15 @@ impl Sampler {
         self.state = seed;
     }
 
+    /// Whether it always chooses the most likely token.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature.is_nan() || self.temperature <= 0.0
+    }
+
     /// Chooses a token. `logits` are finite; they are overwritten with weights unless greedy.
     pub fn choose(&mut self, logits: &mut [f32]) -> u16 {
         let best = argmax(logits);
-        if self.temperature.is_nan() || self.temperature <= 0.0 {
+        if self.is_greedy() {
             return best as u16;
         }
         let most = logits.get(best).copied().unwrap_or(0.0);

@@ -67,7 +67,7 @@ pub struct Session<'m, C> {
     tokens: &'m mut [u16],
     /// Length of the sequence; one more than the position when the last token was said but not yet read.
     len: usize,
-    digest: Digest,
+    digest: Option<Digest>,
     /// The token that most likely brings the stop text: it is said before the next pass begins, which it makes needless.
     stop_token: Option<u16>,
     /// Whether tokens are guessed ahead, as far as the plan has memory for it; may be changed between replies.
@@ -111,7 +111,7 @@ impl<'m, C: Card> Session<'m, C> {
             sampler: Sampler::GREEDY,
             tokens,
             len: 0,
-            digest: Digest::default(),
+            digest: None,
             stop_token,
         })
     }
@@ -127,8 +127,14 @@ impl<'m, C: Card> Session<'m, C> {
         self.len == 0
     }
 
-    /// Digest of the logits that every token said so far was chosen from.
-    pub fn digest(&self) -> Digest {
+    /// Whether a digest is kept of the logits that every token is chosen from, from now on. It takes time, most of it where greedy decoding could do
+    /// without most of the logits.
+    pub fn keep_digest(&mut self, keep: bool) {
+        self.digest = keep.then(Digest::default);
+    }
+
+    /// Digest of the logits that every token since [`Self::keep_digest`] was chosen from.
+    pub fn digest(&self) -> Option<Digest> {
         self.digest
     }
 
@@ -282,9 +288,16 @@ impl<'m, C: Card> Session<'m, C> {
                     break;
                 }
             }
-            let logits = self.engine.logits(row);
-            self.digest.update(logits);
-            let token = self.sampler.choose(logits);
+            let token = match self.engine.best() {
+                Some(best) => best,
+                None => {
+                    let logits = self.engine.logits(row);
+                    if let Some(digest) = &mut self.digest {
+                        digest.update(logits);
+                    }
+                    self.sampler.choose(logits)
+                }
+            };
             read = self.len as u32;
             // The next row is of the token that was guessed here.
             row += 1;
@@ -354,7 +367,9 @@ impl<'m, C: Card> Session<'m, C> {
                 false => 0,
             };
             let (tokenizer, ahead) = (self.tokenizer, self.engine.reads_ahead());
+            let only_best = self.digest.is_none() && self.sampler.is_greedy();
             let mut pass = |drafts| {
+                self.engine.ask_for_best(only_best && drafts == 0);
                 let tokens = self.tokens.get(from..to + drafts).unwrap_or(&[]);
                 let mut go_on = |vram: &mut Vram<'m, C>| text.go_on(&tokenizer, vram);
                 self.engine.forward(tokens, drafts + 1, if ahead { Some(&mut go_on) } else { None })

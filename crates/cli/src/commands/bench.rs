@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use pageformer_engine::kernels::{self, Kernel, Team};
-use pageformer_engine::{Engine, Needs, Plan, Request, Sampler};
+use pageformer_engine::{Engine, Needs, Plan, Request};
 use pageformer_sim::{HostCard, MemoryCard, Opened, open_memory};
 use pageformer_vram::{Arena, Card, CardFile};
 use serde_json::json;
@@ -316,7 +316,7 @@ impl Speed {
         tokens: usize,
         tick: &mut dyn FnMut(),
     ) -> Result<()> {
-        self.decode.take(decode_once(engine, tokens, tick)?.all);
+        self.decode.take(decode_once(engine, tokens, tick)?);
         self.prefill.take(prefill_once(engine, tokens, tick)?);
         Ok(())
     }
@@ -350,30 +350,19 @@ impl Fastest {
     }
 }
 
-/// Times of a run, step by step.
-struct Steps {
-    /// Of the whole step.
-    all: Vec<Duration>,
-    /// Of choosing the token.
-    choosing: Vec<Duration>,
-}
-
-/// `tokens` steps that each take the token that the one before chose. `tick` is called after each, and not timed.
+/// Times of `tokens` steps that each take the token that the one before chose. `tick` is called after each, and not timed.
 fn decode_once(
     engine: &mut Engine<'_, HostCard<'_>>,
     tokens: usize,
     tick: &mut dyn FnMut(),
-) -> Result<Steps> {
+) -> Result<Vec<Duration>> {
     engine.truncate(0);
     let mut token = 1;
-    let mut steps = Steps { all: Vec::with_capacity(tokens), choosing: Vec::with_capacity(tokens) };
+    let mut steps = Vec::with_capacity(tokens);
     for _ in 0..tokens {
         let started = Instant::now();
-        let logits = engine.step(&[token]).map_err(explain)?;
-        let stepped = Instant::now();
-        token = Sampler::GREEDY.clone().choose(logits);
-        steps.choosing.push(stepped.elapsed());
-        steps.all.push(started.elapsed());
+        token = engine.most_likely(&[token]).map_err(explain)?;
+        steps.push(started.elapsed());
         tick();
     }
     Ok(steps)

@@ -39,6 +39,7 @@ impl Run {
         let mut memory = buffer(ram);
         let mut session = start(&self.card, &mut memory, &self.generate.request(), &self.generate.tuning)?;
         session.sampler = self.generate.sampler();
+        session.keep_digest(self.json);
         let stop = session.manifest().chat.map(|chat| chat.stop).unwrap_or_default();
         let mut account = Account::begin(&mut session);
         let mut text = Vec::new();
@@ -122,7 +123,7 @@ impl Run {
             "ram_bytes": ram,
             "ram_total": plan.total(),
             "ram_given": ram,
-            "logits_digest": format!("{:016x}", session.digest().0),
+            "logits_digest": format!("{:016x}", session.digest().unwrap_or_default().0),
         });
         writeln!(out, "{object:#}")?;
         Ok(())

@@ -11,6 +11,8 @@ pub(super) mod attention;
 #[cfg(feature = "prepack")]
 mod prepacked;
 mod pruned;
+#[cfg(feature = "prepack")]
+mod screen;
 pub(super) mod sums;
 
 use core::arch::x86_64::*;
@@ -25,7 +27,7 @@ use super::group::is_dense;
 use super::x86::Features;
 use super::{Compute, GroupProduct, Head, Kernel, Scratch, shared_source};
 #[cfg(feature = "prepack")]
-use super::{Input, Packing, Prepacked};
+use super::{Input, Packing, Prepacked, Screen, Screened};
 
 /// A kernel. Only [`detect`] gives it out, so that a value of it means that the processor has AVX2, BMI1 and
 /// POPCNT, and what `$sums` asks for.
@@ -66,6 +68,23 @@ macro_rules! kernel {
             ) -> bool {
                 // SAFETY: this kernel is only given out by `detect`.
                 unsafe { prepacked::multiply::<$sums>(matrix, parts, x, y, y_stride) }
+            }
+
+            #[cfg(feature = "prepack")]
+            fn screens(&self) -> bool {
+                true
+            }
+
+            #[cfg(feature = "prepack")]
+            fn screen(
+                &self,
+                screen: &Screen,
+                bundles: core::ops::Range<usize>,
+                x: &Screened<'_>,
+                bounds: &mut [f32],
+            ) -> bool {
+                // SAFETY: this kernel is only given out by `detect`.
+                unsafe { screen::screen(screen, bundles, x, bounds) }
             }
 
             shared_source! { #[target_feature(enable = "avx2,bmi1,popcnt")] attention::By<$sums> }

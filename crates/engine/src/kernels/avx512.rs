@@ -10,12 +10,14 @@ mod dense;
 #[cfg(feature = "prepack")]
 mod prepacked;
 mod rows;
+#[cfg(feature = "prepack")]
+mod screen;
 mod sparse;
 
 use super::x86::Features;
 use super::{Compute, GroupProduct, Head, Kernel, Scratch, shared_source};
 #[cfg(feature = "prepack")]
-use super::{Input, Packing, Prepacked};
+use super::{Input, Packing, Prepacked, Screen, Screened};
 use pageformer_card::{MatrixDims, Page};
 
 /// The kernel. Only [`detect`] gives it out, so that a value of it means that the processor has what
@@ -49,6 +51,23 @@ impl Compute for Avx512 {
     ) -> bool {
         // SAFETY: this kernel is only given out by `detect`.
         unsafe { prepacked::multiply(matrix, parts, x, y, y_stride) }
+    }
+
+    #[cfg(feature = "prepack")]
+    fn screens(&self) -> bool {
+        true
+    }
+
+    #[cfg(feature = "prepack")]
+    fn screen(
+        &self,
+        screen: &Screen,
+        bundles: core::ops::Range<usize>,
+        x: &Screened<'_>,
+        bounds: &mut [f32],
+    ) -> bool {
+        // SAFETY: this kernel is only given out by `detect`.
+        unsafe { screen::screen(screen, bundles, x, bounds) }
     }
 
     shared_source! {

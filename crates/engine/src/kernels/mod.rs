@@ -26,9 +26,9 @@ use pageformer_card::{MatrixDims, Page};
 pub use crate::attention::{Head, Scratch};
 pub use group::{GroupProduct, Input};
 #[cfg(feature = "prepack")]
-pub use prepacked::{Packing, Prepacked};
-#[cfg(all(feature = "prepack", target_os = "linux"))]
 pub(crate) use prepacked::gather;
+#[cfg(feature = "prepack")]
+pub use prepacked::{Packing, Prepacked, Screen, Screened};
 #[cfg(feature = "threads")]
 pub use team::Desk;
 #[cfg(feature = "threads")]
@@ -62,6 +62,26 @@ pub trait Compute: Sync {
         y_stride: usize,
     ) -> bool {
         let _ = (matrix, parts, x, y, y_stride);
+        false
+    }
+
+    /// Whether [`Self::screen`] does something.
+    #[cfg(feature = "prepack")]
+    fn screens(&self) -> bool {
+        false
+    }
+
+    /// For each output of some bundles a number that it does not exceed. False, and nothing is written, if the kernel cannot or `bounds` has
+    /// another length.
+    #[cfg(feature = "prepack")]
+    fn screen(
+        &self,
+        screen: &Screen,
+        bundles: core::ops::Range<usize>,
+        x: &Screened<'_>,
+        bounds: &mut [f32],
+    ) -> bool {
+        let _ = (screen, bundles, x, bounds);
         false
     }
 
@@ -183,6 +203,12 @@ impl Kernel {
     /// larger than the processor's caches.
     pub fn prepack(self, stack: &[(MatrixDims, &[Page])], far_away: bool) -> Option<Prepacked> {
         Prepacked::new(self, stack, far_away)
+    }
+
+    /// Prepares a matrix, which its pages hold, for finding the largest of its outputs. `None` if the kernel does not screen, cells are missing, or rows are
+    /// very long.
+    pub fn screen(self, dims: &MatrixDims, pages: &[Page]) -> Option<Screen> {
+        Screen::new(self, dims, pages)
     }
 }
 

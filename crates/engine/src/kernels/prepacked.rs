@@ -26,12 +26,9 @@
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 #![allow(unsafe_code)]
 
-#[cfg(target_os = "linux")]
-mod block;
+mod lines;
 mod pack;
-
-#[cfg(target_os = "linux")]
-pub(crate) use block::gather;
+mod screen;
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -41,6 +38,9 @@ use pageformer_card::{CELL_BYTES, MatrixDims};
 
 use super::Input;
 use super::scalar::CELL_INPUTS;
+pub(crate) use lines::{Lines, gather};
+pub(super) use screen::{DOUBT, LEAST_DOUBT, LINE_INPUTS};
+pub use screen::{Screen, Screened};
 
 /// How a kernel wants matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub(super) const LAST: usize = 2;
 /// Weights of a register: `[lane][output][input]`.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct Line(pub [[i8; CELL_BYTES]; LANES]);
+pub(crate) struct Line(pub [[i8; CELL_BYTES]; LANES]);
 
 // SAFETY: bytes with nothing in between, of which any is a weight.
 unsafe impl bytemuck::Zeroable for Line {}
@@ -103,10 +103,7 @@ pub struct Prepacked {
     inputs: (usize, usize),
     pub(super) parts: Vec<Part>,
     /// Sparse: for each group and segment, the lines of its steps. Dense: for each part, segment, bundle and cell, a line for each group.
-    lines: Vec<Line>,
-    /// Where the lines are instead, if they were moved.
-    #[cfg(target_os = "linux")]
-    block: Option<block::Part>,
+    pub(super) lines: Lines,
     /// Sparse: for each group and segment. Dense: for each part, segment and group.
     pub(super) finish: Vec<Finish>,
     /// Only where cells are missing.
@@ -151,7 +148,7 @@ impl Prepacked {
                 + size_of_val(&sparse.counts[..])
                 + size_of_val(&sparse.outputs[..])
         });
-        size_of_val(self.weights()) + size_of_val(&self.finish[..]) + sparse
+        size_of_val(&self.lines[..]) + size_of_val(&self.finish[..]) + sparse
     }
 
     /// How it is packed.
@@ -161,17 +158,12 @@ impl Prepacked {
 
     /// Registers of weights.
     pub fn lines(&self) -> usize {
-        self.weights().len()
+        self.lines.len()
     }
 
-    /// The registers.
-    #[inline(always)]
-    pub(super) fn weights(&self) -> &[Line] {
-        #[cfg(target_os = "linux")]
-        if let Some(block) = &self.block {
-            return block.lines();
-        }
-        &self.lines
+    /// The same, to be moved elsewhere.
+    pub(crate) fn lines_mut(&mut self) -> &mut Lines {
+        &mut self.lines
     }
 
     /// Parts, whose outputs follow each other.
@@ -293,7 +285,7 @@ impl Job<'_> {
     pub fn cursor<'a>(&self, kept: &'a Sparse) -> Cursor<'a> {
         let Part { groups, line, step, finish, group, .. } = *self.part;
         Cursor {
-            lines: self.packed.weights().as_ptr().wrapping_add(line),
+            lines: self.packed.lines.as_ptr().wrapping_add(line),
             finish: self.packed.finish.as_ptr().wrapping_add(finish),
             places: kept.places.as_ptr().wrapping_add(step),
             windows: kept.windows.as_ptr().wrapping_add(step),

@@ -233,6 +233,96 @@ proptest! {
         }
     }
 
+    /// No output is larger than its bound, and no bound much larger than its output; whichever bundles are asked for.
+    #[cfg(feature = "prepack")]
+    #[test]
+    fn bounds_hold(
+        outputs in prop_oneof![1u32..70, 250u32..400],
+        lines in prop_oneof![1u32..10, 1u32..90],
+        damage in 0u32..4,
+        exponents in (-130i32..120, -130i32..120),
+        seed in any::<u64>(),
+        x in proptest::collection::vec(-128i8..=127, 90 * 8),
+    ) {
+        let dims = MatrixDims { outputs, inputs: lines * 8 };
+        let segments = dims.segments() as usize;
+        let power = |exponent: i32| f64::from(exponent).exp2() as f32;
+        let scales: Vec<f32> = (0..segments).map(|i| power(exponents.0) * (1.0 + i as f32)).collect();
+        let mut tiles = tiles(&dims, if damage == 1 { 3 } else { 4 }, seed);
+        for (record, _) in &mut tiles {
+            let of_weights = power(exponents.1);
+            record.scales = record.scales_f32().map(|scale| ((scale * of_weights).to_bits() >> 16) as u16);
+            // Nobody exports a negative scale.
+            record.scales[1] |= 0x8000;
+        }
+        if damage == 2 {
+            tiles[0].0.scales[3] = 0x7FC0;
+        }
+        let mut x = x;
+        if damage == 3 {
+            // Along the lower halves of the first output's weights, which is as far as they can go.
+            let weights = tiles[..segments].iter().flat_map(|(_, cells)| cells.chunks(16).flat_map(|cell| &cell[..4]));
+            for (x, weight) in x.iter_mut().zip(weights) {
+                let weight = i32::from(*weight as i8);
+                *x = (8 * (weight - 16 * ((weight + 8) >> 4).min(7))) as i8;
+            }
+        }
+        let values = &x[..dims.inputs as usize];
+        let input = Input { values, scales: &scales, batch: 1 };
+        let whole = tiles.iter().map(|(_, cells)| cells.len() as u64 / 16).sum::<u64>() == dims.cells();
+
+        let mut pages: Vec<Page> = Vec::new();
+        let mut y = std::vec![0.0; dims.padded_outputs() as usize];
+        for (group, tiles) in (0..).zip(tiles.chunks(32)) {
+            let (mut masks, mut cells) = ([0; 512], Vec::new());
+            for (at, (record, tile)) in tiles.iter().enumerate() {
+                record.write(&mut masks, at);
+                cells.extend_from_slice(tile);
+            }
+            GroupProduct::new(&dims, group, &masks, input, (&mut y, dims.padded_outputs() as usize)).feed(PORTABLE, &cells);
+            cells.resize(cells.len().next_multiple_of(512), 0);
+            pages.push(masks);
+            pages.extend_from_slice(cells.as_chunks().0);
+        }
+        // What the lower half of each weight can add, at the very most: |low| ≤ 15.
+        let squares: f64 = values.iter().map(|x| f64::from(*x).powi(2)).sum();
+        let largest = f64::from(power(exponents.1) * 2.0) * f64::from(scales[segments - 1]);
+        let slack = largest * (2.1 * 15.0 * f64::from(dims.inputs).sqrt() * squares.sqrt()) + 1e-30;
+        for kernel in available() {
+            let Some(screen) = kernel.screen(&dims, &pages) else {
+                prop_assert!(!whole || !kernel.compute().screens(), "{} does not screen", kernel.name);
+                continue;
+            };
+            let two = Input { batch: 2, ..input };
+            prop_assert!(whole && screen.look_at(two).is_none());
+            let Some(looked_at) = screen.look_at(input) else {
+                prop_assert!(damage == 2 || largest > 1e29, "{}: {:e} is not too large", kernel.name, largest);
+                continue;
+            };
+            prop_assert!(damage != 2, "{}: a scale is not finite", kernel.name);
+            let mut bounds = std::vec![f32::NAN; outputs as usize];
+            prop_assert!(kernel.compute().screen(&screen, 0..screen.bundles(), &looked_at, &mut bounds));
+            for (y, bound) in y.iter().zip(&bounds) {
+                prop_assert!(y <= bound, "{}: {} is above {}", kernel.name, y, bound);
+                let above = f64::from(*bound) - f64::from(*y);
+                prop_assert!(above <= slack + 1e-5 * f64::from(bound.abs()), "{}: {} is far below {}", kernel.name, y, bound);
+            }
+            let (tight, y) = (f64::from(bounds[0]), f64::from(y[0]));
+            prop_assert!(damage != 3 || tight - y <= 1e-5 * (slack + tight.abs()) + 1e-30, "{}: {} is not {}", kernel.name, tight, y);
+            for bundle in 0..screen.bundles() {
+                let of_bundle = screen.outputs(bundle..bundle + 1);
+                let mut some = std::vec![f32::NAN; of_bundle.len()];
+                prop_assert!(kernel.compute().screen(&screen, bundle..bundle + 1, &looked_at, &mut some));
+                prop_assert!(some == bounds[of_bundle]);
+                prop_assert!(!kernel.compute().screen(&screen, bundle..bundle + 1, &looked_at, &mut some[1..]));
+            }
+            let beyond = screen.bundles()..screen.bundles() + 1;
+            prop_assert!(!kernel.compute().screen(&screen, beyond, &looked_at, &mut []));
+            let short = Input { values: &values[1..], ..input };
+            prop_assert!(screen.look_at(short).is_none());
+        }
+    }
+
     /// A mask with a bit beyond its tile's width is noticed by every kernel, and does no harm before it is.
     #[test]
     fn masks_beyond_the_width(outputs in 1u32..130, inputs in 1u32..600, at in 0usize..32, bit in 0u32..64) {

@@ -1,8 +1,12 @@
 //! Matrices that are packed anew: the same to the bit, where all of a tape is in memory, and not otherwise.
 
-use pageformer_engine::Request;
-use pageformer_engine::kernels::{self, PORTABLE};
-use pageformer_toolchain::prune_by_magnitude;
+use std::collections::HashSet;
+
+use pageformer_card::{Mlp, Norm, Shape};
+use pageformer_engine::kernels::{self, PORTABLE, Team};
+use pageformer_engine::{Request, Speculation};
+use pageformer_sim::Threads;
+use pageformer_toolchain::{numbered, prune_by_magnitude};
 
 use crate::support::*;
 
@@ -29,6 +33,70 @@ fn the_same_to_the_bit_for_every_kind_of_model() {
                 for kernel in kernels::available() {
                     assert_eq!(said(kernel, true), right, "{kernel:?}, {shape:?}");
                 }
+            }
+        }
+    }
+}
+
+/// A head so large that greedy decoding looks at half of it first.
+#[test]
+fn the_most_likely_token_is_that_of_the_largest_logit() {
+    let two = Threads::new(2).unwrap();
+    // Rows of one, two and three segments; the last of them in parts of groups.
+    for (seed, (width, vocab)) in (0..).zip([(136, 31_003), (288, 16_001), (520, 8_200)]) {
+        let shape = Shape {
+            n_layers: 1,
+            d_model: width,
+            vocab,
+            tied_embeddings: width != 288,
+            ..shape(Norm::Rms, Mlp::SwiGlu, [2, 1])
+        };
+        let mut model = random_model(shape, seed);
+        (model.bos, model.eos) = (None, Vec::new());
+        // The largest logit is there twice: the first counts.
+        let rows = width as usize;
+        for tensor in model.tensors_mut().filter(|tensor| tensor.dims[0] == vocab as usize) {
+            tensor.data.chunks_exact_mut(2 * rows).for_each(|two| two.copy_within(..rows, rows));
+        }
+        let card = memory_card(&model, &numbered(vocab).unwrap());
+        let request = Request { batch: Some(2), speculation: Speculation::Off, ..Request::default() };
+        let ram = ample_ram(&needs(card.clone()), &request);
+        for kernel in kernels::available() {
+            let mut memory = memory(ram);
+            let mut session = session(card.clone(), &mut memory, &request, kernel).unwrap();
+            session.engine_mut().prepack();
+            let with_digest = say(&mut session, PROMPT, 20).unwrap();
+            for team in [None, Some(&two as &dyn Team)] {
+                session.engine_mut().share_with(team);
+                session.reset();
+                session.keep_digest(false);
+                let mut text = Vec::new();
+                let mut said = |bytes: &[u8]| {
+                    text.extend_from_slice(bytes);
+                    true
+                };
+                let reply = session.reply(PROMPT, "", 20, &mut said).unwrap();
+                assert_eq!((&text, reply), (&with_digest.text, with_digest.reply), "{kernel:?}");
+
+                let engine = session.engine_mut();
+                engine.truncate(0);
+                let mut token = 1;
+                let mut tokens = HashSet::new();
+                for position in 0..30 {
+                    engine.truncate(position);
+                    let logits = engine.step(&[token]).unwrap();
+                    let (at, _) =
+                        (0..).zip(logits.iter()).fold((0, f32::NEG_INFINITY), |best, (at, logit)| {
+                            if *logit > best.1 { (at, *logit) } else { best }
+                        });
+                    engine.truncate(position);
+                    let likely = engine.most_likely(&[token]).unwrap();
+                    assert_eq!(likely, at, "{kernel:?}, {shape:?}");
+                    assert_eq!(engine.position(), position + 1);
+                    tokens.insert(likely);
+                    token = ((u32::from(likely) + 1) * 7919 % vocab) as u16;
+                }
+                assert!(tokens.len() > 5, "{tokens:?} tell little");
             }
         }
     }

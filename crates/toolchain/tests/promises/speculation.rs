@@ -45,7 +45,13 @@ fn talk<C: Card>(session: &mut Session<'_, C>, sampler: Sampler, turns: &[Turn])
             piece.is_empty() || pieces.len() < turn.pieces
         });
         let position = session.engine().position();
-        seen.push(Seen { pieces, reply, digest: session.digest(), sampler: session.sampler, position });
+        seen.push(Seen {
+            pieces,
+            reply,
+            digest: session.digest().unwrap(),
+            sampler: session.sampler,
+            position,
+        });
     }
     seen
 }

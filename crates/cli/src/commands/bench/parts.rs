@@ -9,7 +9,8 @@ use anyhow::Result;
 use pageformer_card::{MatrixDims, Page};
 use pageformer_engine::Engine;
 use pageformer_engine::kernels::{
-    self, Compute, GroupProduct, Head, Input, Kernel, Packing, Prepacked, Scratch, Team, Work,
+    self, Compute, GroupProduct, Head, Input, Kernel, Packing, Prepacked, Scratch, Screen, Screened, Team,
+    Work,
 };
 use pageformer_sim::HostCard;
 
@@ -77,34 +78,27 @@ pub fn parts(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize, tick: &mut dy
         })
         .fold(f64::INFINITY, f64::min);
     SPENT.with(|spent| spent.iter().for_each(|kind| kind.set((Duration::ZERO, 0))));
-    let steps = decode_once(engine, tokens, tick)?;
-    let sum = |times: &[Duration]| times.iter().sum::<Duration>();
-    let (total, choosing) = (sum(&steps.all), sum(&steps.choosing));
+    let total = decode_once(engine, tokens, tick)?.iter().sum::<Duration>();
     let per_token = |seconds: f64| (seconds * 1e6 / tokens as f64).max(0.0);
-    let [matrices, attention, others] = SPENT.with(|spent| {
-        [0, 1, 2].map(|kind| {
-            let (time, calls) = spent[kind].get();
-            (time.as_secs_f64() - calls as f64 * clock, calls)
-        })
-    });
-    let readings = 2.0 * (2.0 * tokens as f64 + (matrices.1 + attention.1 + others.1) as f64);
-    let known = matrices.0 + attention.0 + others.0 + choosing.as_secs_f64();
-    Ok(Parts {
-        matrices: per_token(matrices.0),
-        attention: per_token(attention.0),
-        norms_and_activations: per_token(others.0),
-        sampling: per_token(choosing.as_secs_f64() - tokens as f64 * clock),
-        paging_and_rest: per_token(total.as_secs_f64() - known - (readings / 2.0) * clock),
-    })
+    let kinds = [MATRICES, ATTENTION, OTHERS, SAMPLING];
+    let spent = SPENT.with(|spent| kinds.map(|kind| spent[kind].get()));
+    // A stop-watch takes one reading of the clock within what it measures, and one outside.
+    let within = |(time, calls): (Duration, u64)| time.as_secs_f64() - calls as f64 * clock;
+    let outside = |(time, calls): (Duration, u64)| time.as_secs_f64() + calls as f64 * clock;
+    let known = spent.map(outside).iter().sum::<f64>() + tokens as f64 * clock;
+    let [matrices, attention, norms_and_activations, sampling] = spent.map(|kind| per_token(within(kind)));
+    let paging_and_rest = per_token(total.as_secs_f64() - known);
+    Ok(Parts { matrices, attention, norms_and_activations, sampling, paging_and_rest })
 }
 
 const MATRICES: usize = 0;
 const ATTENTION: usize = 1;
 const OTHERS: usize = 2;
+const SAMPLING: usize = 3;
 
 thread_local! {
-    /// Time spent in matrices, attention and everything else, and calls.
-    static SPENT: [Cell<(Duration, u64)>; 3] = const { [const { Cell::new((Duration::ZERO, 0)) }; 3] };
+    /// Time spent in each, and calls.
+    static SPENT: [Cell<(Duration, u64)>; 4] = const { [const { Cell::new((Duration::ZERO, 0)) }; 4] };
     /// Whether a stop-watch is running.
     static RUNNING: Cell<bool> = const { Cell::new(false) };
 }
@@ -181,6 +175,14 @@ impl Compute for Measured {
         timed(MATRICES, |k| k.multiply_prepacked(matrix, parts, x, y, y_stride))
     }
 
+    fn screens(&self) -> bool {
+        INNER.get().is_some_and(|kernel| kernel.compute().screens())
+    }
+
+    fn screen(&self, screen: &Screen, bundles: Range<usize>, x: &Screened<'_>, bounds: &mut [f32]) -> bool {
+        timed(MATRICES, |k| k.screen(screen, bundles, x, bounds))
+    }
+
     fn attend(&self, head: &Head<'_>, q: &[f32], out: &mut [f32], scratch: &mut Scratch<'_>) -> Option<()> {
         timed(ATTENTION, |k| k.attend(head, q, out, scratch))
     }
@@ -226,6 +228,6 @@ impl Compute for Measured {
     }
 
     fn argmax(&self, values: &[f32]) -> usize {
-        timed(OTHERS, |k| k.argmax(values))
+        timed(SAMPLING, |k| k.argmax(values))
     }
 }

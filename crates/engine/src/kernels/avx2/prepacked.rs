@@ -23,7 +23,7 @@ const fn flip<S: Sums>() -> u8 {
 }
 
 /// Registers of a line: lanes 0 and 1, and lanes 2 and 3.
-const HALVES: usize = 2;
+pub(super) const HALVES: usize = 2;
 
 /// [`multiply_prepacked`](crate::kernels::Compute::multiply_prepacked).
 #[target_feature(enable = "avx2,bmi1,popcnt")]
@@ -54,7 +54,7 @@ pub(super) fn multiply<S: Sums>(
 #[target_feature(enable = "avx2,bmi1,popcnt")]
 unsafe fn dense<S: Sums, const B: usize>(job: &Job<'_>) {
     let (packed, groups) = (job.packed, job.part.groups);
-    let mut lines = packed.weights().as_ptr().wrapping_add(job.part.line);
+    let mut lines = packed.lines.as_ptr().wrapping_add(job.part.line);
     let mut finish = packed.finish.as_ptr().wrapping_add(job.part.finish);
     for segment in 0..job.segments {
         let (x, inputs) = job.segment(segment);

@@ -53,7 +53,7 @@ pub(super) fn multiply(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
 unsafe fn dense<const B: usize>(job: &Job<'_>) {
     let (packed, groups) = (job.packed, job.part.groups);
-    let mut lines = packed.weights().as_ptr().wrapping_add(job.part.line);
+    let mut lines = packed.lines.as_ptr().wrapping_add(job.part.line);
     let mut finish = packed.finish.as_ptr().wrapping_add(job.part.finish);
     for segment in 0..job.segments {
         let (x, inputs) = job.segment(segment);

@@ -6,8 +6,8 @@ use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS, TILES_PER_GROUP, TileRe
 use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page};
 
 use super::{
-    BUNDLE, Finish, LANES, LAST, Line, OUTPUTS, PART, PART_ROWS, Packing, Part, Prepacked, STEP, Sparse,
-    WINDOW_CELLS,
+    BUNDLE, Finish, LANES, LAST, Line, Lines, OUTPUTS, PART, PART_ROWS, Packing, Part, Prepacked, STEP,
+    Sparse, WINDOW_CELLS,
 };
 use crate::kernels::Kernel;
 use crate::kernels::scalar::CELL_INPUTS;
@@ -17,9 +17,9 @@ const SPARSE_FAR_AWAY: usize = 90;
 
 /// A tile on the tape.
 #[derive(Clone, Copy)]
-struct Tile<'a> {
-    record: TileRecord,
-    cells: &'a [[u8; CELL_BYTES]],
+pub(super) struct Tile<'a> {
+    pub record: TileRecord,
+    pub cells: &'a [[u8; CELL_BYTES]],
 }
 
 impl Prepacked {
@@ -59,9 +59,7 @@ impl Prepacked {
             packing,
             inputs: (dims.segments() as usize, dims.padded_inputs() as usize),
             parts: Vec::new(),
-            lines: Vec::new(),
-            #[cfg(target_os = "linux")]
-            block: None,
+            lines: Lines::default(),
             finish: Vec::new(),
             sparse: None,
         }
@@ -77,7 +75,7 @@ impl Prepacked {
         let mut packed = Self::empty(packing, dims);
         let (segments, row_blocks) = (dims.segments() as usize, dims.row_blocks() as usize);
         let all = row_blocks.div_ceil(LANES);
-        packed.lines.reserve_exact(all * dims.padded_inputs() as usize / 4);
+        packed.lines.own.reserve_exact(all * dims.padded_inputs() as usize / 4);
         packed.finish.reserve_exact(all * segments);
         for first in (0..all).step_by(PART) {
             let groups = first..(first + PART).min(all);
@@ -88,14 +86,14 @@ impl Prepacked {
                 for bundle in groups.clone().step_by(BUNDLE) {
                     let bundle = bundle..(bundle + BUNDLE).min(groups.end);
                     let from = packed.lines.len();
-                    packed.lines.resize(from + cells * bundle.len(), Line::ZERO);
+                    packed.lines.own.resize(from + cells * bundle.len(), Line::ZERO);
                     for (at, group) in bundle.clone().enumerate() {
                         let lanes = [0, 1, 2, 3].map(|lane| tile(group, lane));
                         packed.finish.push(Finish::of(lanes));
                         for (lane, tile) in lanes.into_iter().enumerate() {
                             let Some(tile) = tile else { continue };
                             for (cell, weights) in ones(tile.record.mask).zip(tile.cells) {
-                                packed.lines[from + cell * bundle.len() + at].0[lane] = signed(weights);
+                                packed.lines.own[from + cell * bundle.len() + at].0[lane] = signed(weights);
                             }
                         }
                     }
@@ -162,7 +160,7 @@ impl Prepacked {
             }
             sparse.windows.push(window as u32);
             sparse.places.push(places);
-            self.lines.extend(&step[..lines]);
+            self.lines.own.extend(&step[..lines]);
         }
         sparse.counts.push((self.lines.len() - from) as u16);
     }
@@ -185,7 +183,11 @@ impl Finish {
 }
 
 /// The tiles of a matrix, in order.
-fn tiles_of<'a>(kernel: Kernel, dims: &MatrixDims, mut pages: &'a [Page]) -> Option<Vec<Tile<'a>>> {
+pub(super) fn tiles_of<'a>(
+    kernel: Kernel,
+    dims: &MatrixDims,
+    mut pages: &'a [Page],
+) -> Option<Vec<Tile<'a>>> {
     let mut tiles = Vec::with_capacity(dims.tiles() as usize);
     for group in 0..dims.groups() {
         let (masks, rest) = pages.split_first()?;

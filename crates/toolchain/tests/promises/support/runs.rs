@@ -47,7 +47,8 @@ pub fn begin<'m, C: Card>(
 ) -> Result<Session<'m, C>, Error> {
     let plan = Plan::new(&Needs::new(manifest, &table), ram, request)?;
     let engine = Engine::start(card, manifest, table, &plan, &mut arena, kernel)?;
-    let session = Session::start(engine, manifest, &mut arena)?;
+    let mut session = Session::start(engine, manifest, &mut arena)?;
+    session.keep_digest(true);
     assert_eq!(ram - arena.left(), plan.total(), "the plan says what is taken, to the byte");
     Ok(session)
 }
@@ -89,7 +90,7 @@ pub fn say<C: Card>(session: &mut Session<'_, C>, prompt: &str, max_tokens: u32)
         text.extend_from_slice(bytes);
         true
     })?;
-    Ok(Said { text, reply, digest: session.digest() })
+    Ok(Said { text, reply, digest: session.digest().unwrap() })
 }
 
 /// Runs a card in `ram` bytes from start to end.

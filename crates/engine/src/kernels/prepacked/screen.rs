@@ -1,0 +1,182 @@
+//! Which of a large matrix's outputs can be the largest, from half of each weight.
+//!
+//! Who only wants to know the largest output, as greedy decoding does of the head, need not know the others: of a weight `w = 16 · high + low`, the
+//! upper half says where an output is about, and how far it can be from there is at most `|low| · |x|`, the lengths of the two vectors (Cauchy and Schwarz).
+//! Only outputs that can reach the largest are computed, as everywhere. So half of the bytes are read; the token is the same.
+
+use alloc::vec::Vec;
+
+use core::ops::Range;
+
+use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS};
+use pageformer_card::{CELL_BYTES, MatrixDims, Page};
+
+use super::pack::{Tile, tiles_of};
+use super::{BUNDLE, LANES, Line, Lines, OUTPUTS};
+use crate::kernels::scalar::CELL_INPUTS;
+use crate::kernels::{Input, Kernel};
+
+/// Most segments of a row.
+pub(super) const SEGMENTS: usize = 8;
+/// Inputs of a line: a byte's lower half is of the first cell, its upper half of the second.
+pub(crate) const LINE_INPUTS: usize = 8;
+/// By how much f32 may be wrong, of an estimate or a bound: some 20 roundings of 2⁻²⁴ each, in the estimate, the bound and the output itself.
+pub(crate) const DOUBT: f32 = 1.0 / (1 << 19) as f32;
+/// The same of numbers so small that an f32 has fewer digits.
+pub(crate) const LEAST_DOUBT: f32 = 1e-36;
+
+/// The upper halves of a matrix's weights.
+pub struct Screen {
+    dims: MatrixDims,
+    /// For each bundle, segment and two cells, a line for each of the bundle's groups: `high + 8`, two in a byte.
+    pub(crate) lines: Lines,
+    /// For each bundle, segment and group.
+    pub(in crate::kernels) rests: Vec<Rest>,
+    /// No weight's scale is larger.
+    largest_scale: f32,
+}
+
+/// What a group's sums of a segment need to become bounds.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(in crate::kernels) struct Rest {
+    /// 16 · weight scales.
+    pub scales: [f32; OUTPUTS],
+    /// Lengths of what is left out, times weight scales.
+    pub lengths: [f32; OUTPUTS],
+}
+
+/// Activations that outputs are screened for.
+#[derive(Clone, Copy)]
+pub struct Screened<'a> {
+    /// `(padded inputs)`
+    pub values: &'a [i8],
+    /// For each segment, what a sum begins with, the scale of activations, and their length.
+    pub(in crate::kernels) segments: [(i32, f32, f32); SEGMENTS],
+}
+
+impl Screen {
+    /// [`Kernel::screen`].
+    pub(in crate::kernels) fn new(kernel: Kernel, dims: &MatrixDims, pages: &[Page]) -> Option<Self> {
+        let (segments, cells) = (dims.segments() as usize, dims.padded_inputs() as usize / CELL_INPUTS);
+        if !kernel.compute().screens() || segments > SEGMENTS || !cells.is_multiple_of(2) {
+            return None;
+        }
+        let tiles = tiles_of(kernel, dims, pages)?;
+        if tiles.iter().map(|tile| tile.cells.len() as u64).sum::<u64>() < dims.cells() {
+            return None;
+        }
+        let scales = tiles.iter().flat_map(|tile| tile.record.scales_f32());
+        let largest_scale = scales
+            .map(|scale| if scale.is_finite() { scale.abs() } else { f32::INFINITY })
+            .fold(0.0, f32::max);
+        let bundles = (dims.row_blocks() as usize).div_ceil(LANES * BUNDLE);
+        let (mut lines, mut rests) = (Vec::new(), Vec::new());
+        lines.reserve_exact(bundles * BUNDLE * cells / 2);
+        rests.reserve_exact(bundles * BUNDLE * segments);
+        for bundle in 0..bundles {
+            for segment in 0..segments {
+                let from = lines.len();
+                lines.resize(from + dims.cells_in_tile(segment as u32) as usize / 2 * BUNDLE, Line::ZERO);
+                for group in 0..BUNDLE {
+                    let mut rest = Rest { scales: [0.0; OUTPUTS], lengths: [0.0; OUTPUTS] };
+                    for lane in 0..LANES {
+                        let row_block = (bundle * BUNDLE + group) * LANES + lane;
+                        let Some(tile) = tiles.get(row_block * segments + segment) else { continue };
+                        let lines = lines[from..].iter_mut().skip(group).step_by(BUNDLE);
+                        let lengths = halve(tile, lines.map(|line| &mut line.0[lane]));
+                        let outputs = lane * TILE_OUTPUTS..(lane + 1) * TILE_OUTPUTS;
+                        let of_outputs =
+                            rest.scales[outputs.clone()].iter_mut().zip(&mut rest.lengths[outputs]);
+                        let known = tile.record.scales_f32().into_iter().zip(lengths);
+                        for ((of_scale, of_length), (scale, length)) in of_outputs.zip(known) {
+                            (*of_scale, *of_length) = (16.0 * scale, scale.abs() * length);
+                        }
+                    }
+                    rests.push(rest);
+                }
+            }
+        }
+        Some(Self { dims: *dims, lines: Lines::from(lines), rests, largest_scale })
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&self.lines[..]) + size_of_val(&self.rests[..])
+    }
+
+    /// Bundles of [`BUNDLE`] groups.
+    pub(crate) fn bundles(&self) -> usize {
+        self.rests.len() / (self.dims.segments() as usize * BUNDLE)
+    }
+
+    /// Outputs of some bundles.
+    pub(crate) fn outputs(&self, bundles: Range<usize>) -> Range<usize> {
+        let output = |bundle: usize| (bundle * BUNDLE * OUTPUTS).min(self.dims.outputs as usize);
+        output(bundles.start)..output(bundles.end)
+    }
+
+    /// Activations of one position; `None` if there are others, or if some output might be beyond all f32.
+    pub(crate) fn look_at<'a>(&self, x: Input<'a>) -> Option<Screened<'a>> {
+        let values = x.values.get(..self.dims.padded_inputs() as usize)?;
+        let scales = x.scales.get(..self.dims.segments() as usize)?;
+        let mut segments = [(0, 0.0, 0.0); SEGMENTS];
+        let mut largest = 0.0;
+        for ((segment, values), scale) in segments.iter_mut().zip(values.chunks(TILE_INPUTS)).zip(scales) {
+            let sum: i32 = values.iter().map(|x| i32::from(*x)).sum();
+            let squares: i32 = values.iter().map(|x| i32::from(*x) * i32::from(*x)).sum();
+            *segment = (-8 * sum, *scale, scale.abs() * length(squares as u32));
+            largest += scale.abs() * self.largest_scale * (128 * 128 * TILE_INPUTS) as f32;
+        }
+        // A NaN is none of these.
+        (x.batch == 1 && largest < f32::MAX / 4.0).then_some(Screened { values, segments })
+    }
+
+    /// What a kernel begins with; `None` if something is too short.
+    #[inline(always)]
+    pub(in crate::kernels) fn begin(
+        &self,
+        bundles: &Range<usize>,
+        x: &Screened<'_>,
+        bounds: &[f32],
+    ) -> Option<(*const Line, *const Rest)> {
+        let (segments, inputs) = (self.dims.segments() as usize, self.dims.padded_inputs() as usize);
+        let fits = bundles.end <= self.bundles()
+            && x.values.len() == inputs
+            && bounds.len() == self.outputs(bundles.clone()).len();
+        let lines = self.lines.as_ptr().wrapping_add(bundles.start * BUNDLE * (inputs / LINE_INPUTS));
+        let rests = self.rests.as_ptr().wrapping_add(bundles.start * BUNDLE * segments);
+        fits.then_some((lines, rests))
+    }
+}
+
+impl<'a> Screened<'a> {
+    /// For each segment: its activations, what sums begin with, the activations' scale, their length.
+    #[inline(always)]
+    pub(in crate::kernels) fn segments(&self) -> impl Iterator<Item = (&'a [i8], (i32, f32, f32))> {
+        self.values.chunks(TILE_INPUTS).zip(self.segments)
+    }
+}
+
+/// Puts the upper halves of a tile's weights into lines, each of which has two of its cells. Returns the length of the lower halves of
+/// each output, a little more if anything.
+fn halve<'l>(tile: &Tile<'_>, lines: impl Iterator<Item = &'l mut [i8; CELL_BYTES]>) -> [f32; TILE_OUTPUTS] {
+    let mut squares = [0; TILE_OUTPUTS];
+    for (line, cells) in lines.zip(tile.cells.chunks(2)) {
+        for (cell, shift) in cells.iter().zip([0, 4]) {
+            for (at, (line, weight)) in line.iter_mut().zip(cell).enumerate() {
+                let weight = i32::from(*weight as i8);
+                let high = ((weight + 8) >> 4).min(7);
+                let low = weight - 16 * high;
+                *line |= ((high + 8) << shift) as i8;
+                squares[at / CELL_INPUTS] += (low * low) as u32;
+            }
+        }
+    }
+    squares.map(length)
+}
+
+/// The length of a vector, of the sum of its squares, a little more if anything.
+fn length(squares: u32) -> f32 {
+    libm::sqrtf(squares as f32) * (1.0 + 4.0 * DOUBT)
+}
