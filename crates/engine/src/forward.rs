@@ -179,6 +179,14 @@ impl<'m, C: Card> Engine<'m, C> {
         Ok(self.logits(0))
     }
 
+    /// As [`Self::step`], but without logits, for tokens that others follow: the head is not read.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn read(&mut self, tokens: &[u16]) -> Result<(), Error> {
+        self.forward(tokens, 0, None).map(|_| ())
+    }
+
     /// As [`Self::step`], but returns the token whose logit is the largest, the first of them if several are. The others need not be computed: with a large
     /// head that is packed by `prepack`, half of it is read.
     ///
@@ -228,7 +236,7 @@ impl<'m, C: Card> Engine<'m, C> {
         Ok(self.act.wide.chunks_exact(stride).take(rows).map(move |row| row.get(..vocab).unwrap_or(row)))
     }
 
-    /// The pass. Logits of the last `wanted` positions (at most the plan's) are kept; says how many. A card that is read while something is computed has
+    /// The pass. Logits of the last `wanted` positions (at most the plan's) are kept; says how many. Without any, the pass ends behind the layers. A card that is read while something is computed has
     /// time for other things `meanwhile`: that is called when the embedding has been read, in the middle of the layers and behind them. If it answers no, the pass ends: with
     /// no rows, and the sequence is as before.
     pub(crate) fn forward(
@@ -253,6 +261,12 @@ impl<'m, C: Card> Engine<'m, C> {
         let qkv_pad = q_pad + 2 * kv_pad;
         let compute = self.kernel.compute();
         self.passes += 1;
+        // Without logits, nothing behind the layers is asked for.
+        let is_prompt = wanted == 0;
+        if self.reads_ahead() {
+            let end = if is_prompt { layers_end(&shape, &self.table) } else { self.plan.pinning.tape };
+            self.vram.begin_pass(end);
+        }
 
         // x = embedding of each token
         let embedding = matrix_of(&shape, &self.table, Tensor::Embedding)?;
@@ -334,6 +348,10 @@ impl<'m, C: Card> Engine<'m, C> {
             }
         }
 
+        if is_prompt {
+            self.position += batch as u32;
+            return Ok(0);
+        }
         // logits = head · norm(x), of the last `wanted` positions
         let rows = wanted.min(self.plan.logits_rows as usize).min(batch);
         self.act.x.copy_within((batch - rows) * d_pad..batch * d_pad, 0);
@@ -586,6 +604,11 @@ enum Buffer {
 const QKV: [Role; 3] = [Role::Wq, Role::Wk, Role::Wv];
 /// The same of an MLP with a gate.
 const GATE_UP: [Role; 2] = [Role::Wgate, Role::W1];
+
+/// The page behind the last of the layers.
+pub(crate) fn layers_end(shape: &Shape, table: &TensorTable<'_>) -> u32 {
+    table.pages_of(Tensor::Layer(shape.n_layers.saturating_sub(1), Role::W2)).end
+}
 
 /// The matrix that gives logits.
 fn head_of(shape: &Shape) -> Tensor {

@@ -50,6 +50,8 @@ pub(crate) struct Costs {
     lookup: u64,
     /// Whether the tape is read while positions are computed.
     ahead: bool,
+    /// What passes without logits read and fetch, which end behind the layers, in 1 ÷ 256.
+    layers: u64,
 }
 
 impl Costs {
@@ -69,6 +71,7 @@ impl Costs {
             logits: times(plan.pinning.tape, logits),
             lookup: 2 * (u64::from(page) + u64::from(command) + u64::from(check)),
             ahead: plan.reads_ahead,
+            layers: u64::from(needs.of_layers(256)),
         }
     }
 
@@ -77,9 +80,9 @@ impl Costs {
         let (positions, more) = (positions as u64, rows.saturating_sub(1) as u64);
         let computing =
             self.position.saturating_mul(positions).saturating_add(self.logits.saturating_mul(more));
-        let computing = self.once.saturating_add(computing);
-        let both =
-            if self.ahead { self.reading.max(computing) } else { self.reading.saturating_add(computing) };
+        let of_tape = |all: u64| if rows > 0 { all } else { all.saturating_mul(self.layers) >> 8 };
+        let (reading, computing) = (of_tape(self.reading), of_tape(self.once).saturating_add(computing));
+        let both = if self.ahead { reading.max(computing) } else { reading.saturating_add(computing) };
         both.saturating_add(self.lookup.saturating_mul(positions))
     }
 
@@ -93,13 +96,13 @@ impl Costs {
         right.saturating_mul(pass(1, made)) > expected.saturating_mul(more.saturating_add(more / MARGIN))
     }
 
-    /// What a turn takes: a prompt of so many `tokens` that is read in batches of `batch` positions, and as many tokens of a reply in passes
+    /// What a turn takes: a prompt of so many `tokens` that is read in batches of `batch` positions, the last with logits, and as many tokens of a reply in passes
     /// of `rows` positions, with guesses of the first trust.
     pub fn turn(&self, tokens: u32, batch: u32, rows: u32) -> u64 {
-        let (batch, tokens) = (batch.max(1), tokens as usize);
-        let (whole, rest) = (tokens / batch as usize, tokens % batch as usize);
-        let prompt = self.pass(batch as usize, 1).saturating_mul(whole as u64);
-        let prompt = prompt.saturating_add(if rest > 0 { self.pass(rest, 1) } else { 0 });
+        let (batch, tokens) = (batch.max(1) as usize, tokens as usize);
+        let before = tokens.saturating_sub(1) / batch;
+        let prompt = self.pass(batch, 0).saturating_mul(before as u64);
+        let prompt = prompt.saturating_add(self.pass(tokens - before * batch, 1));
         let (mut right, mut expected) = (1u64 << 16, 1u64 << 16);
         for _ in 1..rows {
             right = (right * u64::from(FIRST_TRUST)) >> 8;
@@ -114,7 +117,8 @@ impl Costs {
 mod tests {
     use super::*;
 
-    const SERIAL: Costs = Costs { reading: 1600, once: 0, position: 100, logits: 0, lookup: 0, ahead: false };
+    const SERIAL: Costs =
+        Costs { reading: 1600, once: 0, position: 100, logits: 0, lookup: 0, ahead: false, layers: 256 };
 
     #[test]
     fn guesses_do_not_pay_where_nothing_is_read() {
@@ -149,6 +153,17 @@ mod tests {
         assert!(head.turn(32, 4, 2) > head.turn(32, 4, 1) && SERIAL.turn(32, 4, 2) < SERIAL.turn(32, 4, 1));
     }
 
+    /// Only the last pass of a prompt reads the head.
+    #[test]
+    fn prompts_read_the_layers() {
+        let half = Costs { layers: 128, once: 200, ..SERIAL };
+        assert_eq!((half.pass(4, 0), half.pass(4, 1)), (800 + 100 + 400, 1600 + 200 + 400));
+        let reply = 32 * half.pass(1, 1);
+        assert_eq!(half.turn(32, 8, 1), 3 * half.pass(8, 0) + half.pass(8, 1) + reply);
+        assert_eq!(half.turn(33, 8, 1), 4 * half.pass(8, 0) + 34 * half.pass(1, 1));
+        assert_eq!(half.turn(3, 8, 1), half.pass(3, 1) + 3 * half.pass(1, 1));
+    }
+
     /// Stopping at the first guess that does not pay finds the best number of all, but for the margin.
     #[test]
     fn the_first_that_does_not_pay_is_the_last() {
@@ -156,7 +171,8 @@ mod tests {
             [(1600, 100, 0), (1600, 100, 300), (400, 100, 10), (90, 100, 0), (5000, 7, 3)]
         {
             for (ahead, trust) in [(false, 100), (false, 200), (true, 60), (true, 150), (true, 240)] {
-                let costs = Costs { reading, once: 30, position, logits: position / 2, lookup, ahead };
+                let costs =
+                    Costs { reading, once: 30, position, logits: position / 2, lookup, ahead, layers: 256 };
                 let (mut right, mut expected, mut made, mut stopped) = (1u64 << 16, 1u64 << 16, 0, None);
                 let mut best = (0, costs.pass(1, 1) as f64 / expected as f64);
                 while made < 16 {

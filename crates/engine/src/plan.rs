@@ -142,7 +142,7 @@ impl Plan {
             });
         }
         let mut plan = least;
-        if plan.speculation != Speculation::Off && !request.all_logits {
+        if cfg!(feature = "speculation") && plan.speculation != Speculation::Off && !request.all_logits {
             return Ok(Self::speculative(needs, budget, context, request).unwrap_or(plan));
         }
         plan.spread(needs, budget, request);
@@ -162,12 +162,14 @@ impl Plan {
         Ok(plan)
     }
 
-    /// What a typical turn reads, in pages, a command as what it costs: a prompt of [`TURN`] tokens in batches, and as many tokens of a reply.
+    /// What a typical turn reads, in pages, a command as what it costs: a prompt of [`TURN`] tokens in batches, of which the last alone has logits, and as many
+    /// tokens of a reply.
     fn turn(&self, needs: &Needs) -> u64 {
         let sums = needs.sums().pages();
         let sums = if self.sum_pages < sums { sums } else { 0 };
-        let passes = TURN.div_ceil(self.batch) + TURN;
-        u64::from(passes) * (self.pinning.pass_cost() + Pinning::cost(sums, sums))
+        let pass = (self.pinning.pass_cost() + Pinning::cost(sums, sums)) as u32;
+        let (prompt, reply) = (TURN.div_ceil(self.batch) - 1, 1 + TURN);
+        u64::from(prompt) * u64::from(needs.of_layers(pass)) + u64::from(reply) * u64::from(pass)
     }
 
     /// The plan of a board, where nobody says what is wanted: all positions that the model has if they fit; otherwise three quarters of

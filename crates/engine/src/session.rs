@@ -354,7 +354,7 @@ impl<'m, C: Card> Session<'m, C> {
             let from = self.engine.position() as usize;
             let to = (from + batch).min(self.len);
             if to < self.len {
-                self.engine.forward(self.tokens.get(from..to).unwrap_or(&[]), 1, None)?;
+                self.engine.forward(self.tokens.get(from..to).unwrap_or(&[]), 0, None)?;
                 if !text.ask() {
                     return Ok(0);
                 }

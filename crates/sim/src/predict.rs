@@ -264,9 +264,11 @@ pub fn predict<'m>(
 
     let prompt = TYPICAL.min(plan.context / 2).max(1);
     let tokens: Vec<u16> = (0..prompt).map(|at| token(&manifest, at)).collect();
-    for batch in tokens.chunks(plan.batch as usize) {
-        session.engine_mut().step(batch)?;
+    let last = (prompt as usize - 1) / plan.batch as usize * plan.batch as usize;
+    for batch in tokens[..last].chunks(plan.batch as usize) {
+        session.engine_mut().read(batch)?;
     }
+    session.engine_mut().step(&tokens[last..])?;
     let read = Moment::of(&session, &clock, counter);
     let said = (prompt + TYPICAL).min(plan.context) - prompt;
     for at in prompt..prompt + said {

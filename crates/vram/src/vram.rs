@@ -56,6 +56,8 @@ pub struct Vram<'m, C> {
     /// The period whose streamed pages are in the ring.
     ring_holds: Option<u32>,
     ahead: Ahead,
+    /// Periods that the pass goes through.
+    passes: u32,
     pinned: &'m mut [Page],
     ring: &'m mut [Page],
     side: &'m mut [Page],
@@ -97,6 +99,7 @@ impl<'m, C: Card> Vram<'m, C> {
             period: period(&pinning, 0),
             ring_holds: None,
             ahead: Ahead::default(),
+            passes: pinning.periods(),
             pinned: frames.pinned,
             ring: frames.ring,
             side: frames.side,
@@ -145,6 +148,19 @@ impl<'m, C: Card> Vram<'m, C> {
         Ok(sum.finalize())
     }
 
+    /// A pass begins that asks for pages before `end` only, with others behind it from the start of the tape on: what is read ahead goes on there.
+    pub fn begin_pass(&mut self, end: u32) {
+        let periods = match end.checked_sub(1) {
+            Some(last) if end < self.pinning.tape => self.pinning.period_of(last, 0) + 1,
+            _ => self.pinning.periods(),
+        };
+        // Runs that were begun behind the end of this pass or the one before are others than now follow each other.
+        if self.ahead.runs > 0 && self.ahead.first + self.ahead.runs > periods.min(self.passes) {
+            self.ahead.first = NOTHING;
+        }
+        self.passes = periods.min(self.pinning.periods());
+    }
+
     /// Pages of the tape from `first` on: at least 1, at most `most`, as many as lie side by side in memory.
     /// Streamed pages are read when the first of their run is asked for, and stay until the next run is.
     ///
@@ -185,7 +201,7 @@ impl<'m, C: Card> Vram<'m, C> {
         self.ring_holds = Some(number);
         // The next token's row is looked up when this pass is over, and should not have to wait for a run that was begun just before: the card has
         // enough to do until then.
-        if number + 1 < self.pinning.periods() || self.ahead.runs < 2 {
+        if number + 1 < self.passes || self.ahead.runs < 2 {
             self.read_on();
         }
         Ok(())
@@ -215,7 +231,7 @@ impl<'m, C: Card> Vram<'m, C> {
         if most == 0 {
             return;
         }
-        while self.ahead.runs + 1 < self.pinning.periods() {
+        while self.ahead.runs + 1 < self.passes {
             let run = self.pinning.streamed_run(self.after(self.ahead.first, self.ahead.runs));
             let pages = run.len() as u32;
             if self.ahead.pages + pages > most || self.ahead.pages > most - most / RUNS_AHEAD {
@@ -227,10 +243,10 @@ impl<'m, C: Card> Vram<'m, C> {
         }
     }
 
-    /// The period that comes `n` after `number`; `n` is at most the number of periods.
+    /// The period that comes `n` after `number`; `n` is at most the number of periods of the pass.
     fn after(&self, number: u32, n: u32) -> u32 {
-        let (next, periods) = (number + n, self.pinning.periods());
-        if next < periods { next } else { next - periods }
+        let next = number + n;
+        if next < self.passes { next } else { next - self.passes }
     }
 
     /// Lets the card begin with a page that [`Self::page`] will be asked for, if it is not in memory.

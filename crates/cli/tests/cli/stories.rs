@@ -48,12 +48,14 @@ fn every_card_and_amount_of_ram_gives_the_same() {
                 }
                 let number = |key: &str| got[key].as_u64().unwrap();
                 assert!(number("ram_total") <= ram, "{got:#}");
-                // Each pass streams what is not pinned, and a prompt takes as few passes as its batch allows.
-                assert_eq!(
-                    number("pages_read"),
-                    number("passes") * (number("tape_pages") - number("pinned_pages"))
-                );
+                // Each pass streams what is not pinned, and a prompt takes as few passes as its batch allows, of which only the last reads the head.
                 let passes_of_prompt = number("prompt_tokens").div_ceil(number("batch"));
+                let streamed = number("tape_pages") - number("pinned_pages");
+                let (pages, without_head) = (number("passes") * streamed, (passes_of_prompt - 1) * streamed);
+                let read = number("pages_read");
+                assert!((pages - without_head..=pages).contains(&read), "{got:#}");
+                // A run may reach from the layers to the tape's end.
+                assert_eq!(read < pages, without_head > 200, "{got:#}");
                 let most = passes_of_prompt + number("tokens") - 1;
                 // What is guessed saves passes.
                 assert!(number("passes") <= most, "{got:#}");

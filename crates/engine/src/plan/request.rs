@@ -6,6 +6,7 @@ use pageformer_card::sums::SumLayout;
 use pageformer_card::{Layout, Manifest, Shape, TensorTable};
 
 use super::MAX_BATCH;
+use crate::forward::layers_end;
 use crate::pace::Pace;
 use crate::speculation::Speculation;
 
@@ -21,6 +22,8 @@ pub struct Needs {
     pub layout: Layout,
     /// Pages of the tape.
     pub tape_pages: u32,
+    /// Pages of the layers, with which the tape begins: what a pass without logits reads.
+    pub layer_pages: u32,
     /// Pages of the tape and of an embedding that is not tied.
     pub weights_pages: u32,
     /// Pages of the tokenizer.
@@ -34,6 +37,7 @@ impl Needs {
             shape: manifest.shape,
             layout: manifest.layout,
             tape_pages: manifest.tape_pages,
+            layer_pages: layers_end(&manifest.shape, table),
             weights_pages: table.pages(),
             tokenizer_pages: manifest.tokenizer_pages,
         }
@@ -42,6 +46,11 @@ impl Needs {
     /// Whether metadata of every page takes so small a part of `budget` bytes that it is worth them.
     pub fn affords_metadata(&self, budget: usize) -> bool {
         (self.weights_pages as usize).saturating_mul(size_of::<u32>()) <= budget / METADATA_SHARE
+    }
+
+    /// Of `n` for a whole pass, how many a pass without logits takes, if they are spread over the tape.
+    pub(crate) fn of_layers(&self, n: u32) -> u32 {
+        (u64::from(n) * u64::from(self.layer_pages) / u64::from(self.tape_pages.max(1))) as u32
     }
 
     /// Where the checksums of this card lie.
