@@ -38,11 +38,13 @@ struct Period {
     frame: u32,
 }
 
-/// Runs that the card was told to read before they are asked for.
+/// Runs that the card was told to read before they are asked for: of periods that follow each other, but for the one behind which the tape's start follows.
 #[derive(Default)]
 struct Ahead {
-    /// Period of the first of them.
     first: u32,
+    last: u32,
+    /// Where the start follows, if it does among these.
+    turn: Option<u32>,
     runs: u32,
     /// Pages of all of them.
     pages: u32,
@@ -154,10 +156,6 @@ impl<'m, C: Card> Vram<'m, C> {
             Some(last) if end < self.pinning.tape => self.pinning.period_of(last, 0) + 1,
             _ => self.pinning.periods(),
         };
-        // Runs that were begun behind the end of this pass or the one before are others than now follow each other.
-        if self.ahead.runs > 0 && self.ahead.first + self.ahead.runs > periods.min(self.passes) {
-            self.ahead.first = NOTHING;
-        }
         self.passes = periods.min(self.pinning.periods());
     }
 
@@ -193,7 +191,7 @@ impl<'m, C: Card> Vram<'m, C> {
     fn stream(&mut self) -> Result<(), Fault> {
         self.ring_holds = None;
         let (number, run) = (self.period.number, self.period.streamed.clone());
-        let begun = self.take_begun(number, run.len() as u32);
+        let begun = self.take_begun(number);
         if let Some(into) = self.ring.get_mut(..run.len()) {
             self.loader.load(CardFile::Weights, run.start, into, begun)?;
         }
@@ -207,46 +205,56 @@ impl<'m, C: Card> Vram<'m, C> {
         Ok(())
     }
 
-    /// The run of period `number` is needed now. Whether the card was told to read it, or others, which it drops then.
-    fn take_begun(&mut self, number: u32, pages: u32) -> bool {
+    /// The run of period `number` is needed now. Whether the card was told to read it, or others, which it drops then: those that were begun before it.
+    fn take_begun(&mut self, number: u32) -> bool {
         // Known when compiling: a card that does not read ahead costs no code.
         if self.loader.card.read_ahead() == 0 {
             return false;
         }
-        let begun = self.ahead.runs > 0;
-        if begun && self.ahead.first == number {
-            self.ahead.runs -= 1;
-            self.ahead.pages -= pages;
-        } else {
-            self.ahead = Ahead::default();
+        let ahead = &mut self.ahead;
+        let begun = ahead.runs > 0;
+        let mut found = false;
+        while ahead.runs > 0 && !found {
+            let first = ahead.first;
+            found = first == number;
+            ahead.runs -= 1;
+            ahead.pages -= self.pinning.streamed_run(first).len() as u32;
+            ahead.first = match ahead.turn.take_if(|turn| *turn == first) {
+                Some(_) => 0,
+                None => first + 1,
+            };
         }
-        self.ahead.first = self.after(number, 1);
         begun
     }
 
-    /// Tells the card which runs come next, as many as it can read ahead: behind the tape's end its start follows. The last begins within two thirds of
+    /// Tells the card which runs come next, as many as it can read ahead: behind the pass's end its start follows. The last begins within two thirds of
     /// what it can hold: it reads a run of up to a third by one command, and may want that much room at once.
     fn read_on(&mut self) {
         let most = self.loader.card.read_ahead();
         if most == 0 {
             return;
         }
-        while self.ahead.runs + 1 < self.passes {
-            let run = self.pinning.streamed_run(self.after(self.ahead.first, self.ahead.runs));
+        let ahead = &mut self.ahead;
+        while ahead.runs + 1 < self.passes {
+            let last = if ahead.runs > 0 { ahead.last } else { self.period.number };
+            let turns = last + 1 >= self.passes;
+            let next = if turns { 0 } else { last + 1 };
+            let run = self.pinning.streamed_run(next);
             let pages = run.len() as u32;
-            if self.ahead.pages + pages > most || self.ahead.pages > most - most / RUNS_AHEAD {
+            let is_full = ahead.pages + pages > most || ahead.pages > most - most / RUNS_AHEAD;
+            if is_full || turns && ahead.turn.is_some() {
                 return;
             }
             self.loader.card.begin_read(CardFile::Weights, run.start, pages);
-            self.ahead.runs += 1;
-            self.ahead.pages += pages;
+            match (ahead.runs, turns) {
+                (0, _) => ahead.first = next,
+                (_, true) => ahead.turn = Some(last),
+                _ => {}
+            }
+            ahead.last = next;
+            ahead.runs += 1;
+            ahead.pages += pages;
         }
-    }
-
-    /// The period that comes `n` after `number`; `n` is at most the number of periods of the pass.
-    fn after(&self, number: u32, n: u32) -> u32 {
-        let next = number + n;
-        if next < self.passes { next } else { next - self.passes }
     }
 
     /// Lets the card begin with a page that [`Self::page`] will be asked for, if it is not in memory.

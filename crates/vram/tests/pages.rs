@@ -98,9 +98,8 @@ impl Card for Numbered {
     fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
         assert_eq!(file, CardFile::Weights);
         let waiting: u32 = self.begun.iter().map(|run| run.1).sum();
-        if waiting + pages <= self.read_ahead {
-            self.begun.push_back((first, pages));
-        }
+        assert!(waiting + pages <= self.read_ahead, "{waiting} and {pages} pages are begun");
+        self.begun.push_back((first, pages));
     }
 
     fn finish_read(&mut self, file: CardFile, first: u32, pages: &mut [Page]) -> Result<(), ReadError> {
@@ -120,6 +119,7 @@ enum Ask {
     Tape { first: u32, most: u32 },
     Weights(u32),
     Tokenizer(u32),
+    Pass(u32),
 }
 
 fn asks() -> impl Strategy<Value = Vec<Ask>> {
@@ -127,6 +127,7 @@ fn asks() -> impl Strategy<Value = Vec<Ask>> {
         4 => (any::<u32>(), 1u32..80).prop_map(|(first, most)| Ask::Tape { first, most }),
         1 => any::<u32>().prop_map(Ask::Weights),
         1 => any::<u32>().prop_map(Ask::Tokenizer),
+        1 => any::<u32>().prop_map(Ask::Pass),
     ];
     proptest::collection::vec(ask, 0..60)
 }
@@ -194,6 +195,7 @@ proptest! {
                         prop_assert_eq!(page, &page_of(CardFile::Weights, number));
                     }
                 }
+                Ask::Pass(end) => vram.begin_pass(end % (tape + 2)),
                 Ask::Weights(number) => {
                     let number = number % layout.weights_pages;
                     vram.begin_page(CardFile::Weights, number);
@@ -243,6 +245,42 @@ proptest! {
             false => 0,
         };
         prop_assert_eq!((finished, early), (expected, expected));
+    }
+
+    /// Passes that end early read the runs up to there, and what is read ahead is what comes next, also where passes of different lengths follow each other.
+    #[test]
+    fn short_passes_read_what_they_need(
+        tape in 1u32..400,
+        frames in 1u32..420,
+        end in 1u32..400,
+        most in 1u32..50,
+        read_ahead in 0u32..90,
+        order in proptest::collection::vec(any::<bool>(), 1..9),
+    ) {
+        let (layout, end) = (SumLayout { weights_pages: tape, tokenizer_pages: 1 }, end.min(tape));
+        let pinning = Pinning::with_read_ahead(tape, frames, read_ahead).unwrap();
+        let mut memory = Memory::new(&pinning, 1, layout.pages() as usize);
+        let mut vram = Vram::start(Numbered::new(layout, read_ahead), layout, pinning, memory.frames()).unwrap();
+        let runs: Vec<_> = (0..pinning.periods()).map(|period| pinning.streamed_run(period)).collect();
+        let of_end = runs.iter().filter(|run| run.start < end).count();
+        for is_short in &order {
+            let end = if *is_short { end } else { tape };
+            vram.card_mut().read.clear();
+            vram.begin_pass(end);
+            let mut next = 0;
+            while next < end {
+                next += vram.pages(next, most.min(end - next)).unwrap().len() as u32;
+            }
+            let read = vram.card().read.iter().filter(|(file, _)| *file == CardFile::Weights).map(|(_, page)| *page);
+            let needed = runs.iter().filter(|run| run.start < end).flat_map(Clone::clone);
+            prop_assert!(of_end < 2 || read.eq(needed));
+        }
+        // All but the first run were begun before they were asked for, unless a short pass may have fewer than are read ahead.
+        let (finished, early) = vram.card().finished;
+        let all: usize = order.iter().map(|is_short| if *is_short { of_end } else { runs.len() }).sum();
+        if read_ahead > 0 && of_end > read_ahead as usize {
+            prop_assert_eq!((finished as usize, early as usize), (all - 1, all - 1));
+        }
     }
 }
 
