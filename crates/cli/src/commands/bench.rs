@@ -58,6 +58,9 @@ pub struct Bench {
     /// Tokens of a run, at most the context [default: 256, or the context if that is shorter]
     #[arg(long, value_name = "TOKENS", value_parser = parse_count)]
     tokens: Option<usize>,
+    /// Compute all logits of every token, as it takes at a temperature, and not only what greedy decoding needs of a large head
+    #[arg(long)]
+    logits: bool,
     /// Runs
     #[arg(long, value_name = "RUNS", default_value_t = 9, value_parser = parse_count)]
     runs: usize,
@@ -110,6 +113,7 @@ impl Bench {
         let mut engine = source.start(&mut memory, &request, kernel)?;
         let (plan, shape) = (*engine.plan(), *engine.shape());
         let tokens = self.tokens(plan.context, shape.max_seq)?;
+        let what = Decoding { tokens, logits: self.logits };
         let started = Instant::now();
         let packed = if self.no_prepack { 0 } else { engine.prepack() };
         let packing = started.elapsed().as_secs_f64() * 1e3; // milliseconds
@@ -124,10 +128,10 @@ impl Bench {
         let tick = &mut || progress.step(steps as u64);
         for _ in 0..self.runs {
             engine.share_with(None);
-            alone.measure(&mut engine, tokens, tick)?;
+            alone.measure(&mut engine, what, tick)?;
             if team.is_some() {
                 engine.share_with(team);
-                together.measure(&mut engine, tokens, tick)?;
+                together.measure(&mut engine, what, tick)?;
             }
             if let Some(yardstick) = &yardstick {
                 other.take(yardstick.run(tokens)?);
@@ -142,7 +146,7 @@ impl Bench {
         }
         engine.share_with(measured.as_ref().map(|team| team as &dyn Team));
         let parts = (0..self.runs)
-            .try_fold(Parts::MOST, |least, _| anyhow::Ok(least.least(parts(&mut engine, tokens, tick)?)))?;
+            .try_fold(Parts::MOST, |least, _| anyhow::Ok(least.least(parts(&mut engine, what, tick)?)))?;
         drop(progress);
 
         let alone = alone.per_second(tokens);
@@ -313,11 +317,11 @@ impl Speed {
     fn measure(
         &mut self,
         engine: &mut Engine<'_, HostCard<'_>>,
-        tokens: usize,
+        what: Decoding,
         tick: &mut dyn FnMut(),
     ) -> Result<()> {
-        self.decode.take(decode_once(engine, tokens, tick)?);
-        self.prefill.take(prefill_once(engine, tokens, tick)?);
+        self.decode.take(decode_once(engine, what, tick)?);
+        self.prefill.take(prefill_once(engine, what.tokens, tick)?);
         Ok(())
     }
 
@@ -350,18 +354,31 @@ impl Fastest {
     }
 }
 
-/// Times of `tokens` steps that each take the token that the one before chose. `tick` is called after each, and not timed.
+/// What is decoded.
+#[derive(Clone, Copy)]
+struct Decoding {
+    tokens: usize,
+    /// Whether all logits of each are computed.
+    logits: bool,
+}
+
+/// Times of steps that each take the token that the one before chose. `tick` is called after each, and not timed.
 fn decode_once(
     engine: &mut Engine<'_, HostCard<'_>>,
-    tokens: usize,
+    what: Decoding,
     tick: &mut dyn FnMut(),
 ) -> Result<Vec<Duration>> {
     engine.truncate(0);
+    let compute = engine.kernel().compute();
     let mut token = 1;
-    let mut steps = Vec::with_capacity(tokens);
-    for _ in 0..tokens {
+    let mut steps = Vec::with_capacity(what.tokens);
+    for _ in 0..what.tokens {
         let started = Instant::now();
-        token = engine.most_likely(&[token]).map_err(explain)?;
+        token = match what.logits {
+            true => engine.step(&[token]).map(|logits| compute.argmax(logits) as u16),
+            false => engine.most_likely(&[token]),
+        }
+        .map_err(explain)?;
         steps.push(started.elapsed());
         tick();
     }

@@ -9,7 +9,7 @@ use pageformer_engine::Request;
 use pageformer_engine::kernels::Kernel;
 
 use super::random::{self, Dimensions};
-use super::{Fastest, Source, decode_once};
+use super::{Decoding, Fastest, Source, decode_once};
 use crate::session::buffer;
 use crate::ui::Table;
 
@@ -51,7 +51,7 @@ fn steps(source: &Source, ram: usize, tokens: usize, kernel: Kernel, runs: usize
     engine.prepack();
     let mut fastest = Fastest::default();
     for _ in 0..runs {
-        fastest.take(decode_once(&mut engine, tokens, &mut || ())?);
+        fastest.take(decode_once(&mut engine, Decoding { tokens, logits: true }, &mut || ())?);
     }
     let pages = engine.vram().pinning().streamed();
     Ok((fastest.0.iter().map(|time| time.as_secs_f64() * 1e6).collect(), f64::from(pages)))

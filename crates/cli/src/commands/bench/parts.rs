@@ -14,7 +14,7 @@ use pageformer_engine::kernels::{
 };
 use pageformer_sim::HostCard;
 
-use super::decode_once;
+use super::{Decoding, decode_once};
 
 /// Microseconds a token.
 pub struct Parts {
@@ -66,7 +66,7 @@ impl Parts {
 }
 
 /// Where the time of a run goes, by the measuring kernel. What measuring itself takes is left out.
-pub fn parts(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize, tick: &mut dyn FnMut()) -> Result<Parts> {
+pub fn parts(engine: &mut Engine<'_, HostCard<'_>>, what: Decoding, tick: &mut dyn FnMut()) -> Result<Parts> {
     // The least of many: one that another program interrupts would be subtracted from every call.
     let clock = (0..100)
         .map(|_| {
@@ -78,7 +78,8 @@ pub fn parts(engine: &mut Engine<'_, HostCard<'_>>, tokens: usize, tick: &mut dy
         })
         .fold(f64::INFINITY, f64::min);
     SPENT.with(|spent| spent.iter().for_each(|kind| kind.set((Duration::ZERO, 0))));
-    let total = decode_once(engine, tokens, tick)?.iter().sum::<Duration>();
+    let tokens = what.tokens;
+    let total = decode_once(engine, what, tick)?.iter().sum::<Duration>();
     let per_token = |seconds: f64| (seconds * 1e6 / tokens as f64).max(0.0);
     let kinds = [MATRICES, ATTENTION, OTHERS, SAMPLING];
     let spent = SPENT.with(|spent| kinds.map(|kind| spent[kind].get()));
