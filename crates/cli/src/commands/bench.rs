@@ -321,7 +321,7 @@ impl Speed {
         tick: &mut dyn FnMut(),
     ) -> Result<()> {
         self.decode.take(decode_once(engine, what, tick)?);
-        self.prefill.take(prefill_once(engine, what.tokens, tick)?);
+        self.prefill.take(prefill_once(engine, what, tick)?);
         Ok(())
     }
 
@@ -362,6 +362,18 @@ struct Decoding {
     logits: bool,
 }
 
+impl Decoding {
+    /// The token behind `tokens`.
+    fn next(self, engine: &mut Engine<'_, HostCard<'_>>, tokens: &[u16]) -> Result<u16> {
+        let compute = engine.kernel().compute();
+        match self.logits {
+            true => engine.step(tokens).map(|logits| compute.argmax(logits) as u16),
+            false => engine.most_likely(tokens),
+        }
+        .map_err(explain)
+    }
+}
+
 /// Times of steps that each take the token that the one before chose. `tick` is called after each, and not timed.
 fn decode_once(
     engine: &mut Engine<'_, HostCard<'_>>,
@@ -369,41 +381,35 @@ fn decode_once(
     tick: &mut dyn FnMut(),
 ) -> Result<Vec<Duration>> {
     engine.truncate(0);
-    let compute = engine.kernel().compute();
     let mut token = 1;
     let mut steps = Vec::with_capacity(what.tokens);
     for _ in 0..what.tokens {
         let started = Instant::now();
-        token = match what.logits {
-            true => engine.step(&[token]).map(|logits| compute.argmax(logits) as u16),
-            false => engine.most_likely(&[token]),
-        }
-        .map_err(explain)?;
+        token = what.next(engine, &[token])?;
         steps.push(started.elapsed());
         tick();
     }
     Ok(steps)
 }
 
-/// Times of the passes over a prompt of `tokens` tokens. `tick` is called after each, and not timed.
+/// Times of the passes over a prompt. `tick` is called after each, and not timed.
 fn prefill_once(
     engine: &mut Engine<'_, HostCard<'_>>,
-    tokens: usize,
+    what: Decoding,
     tick: &mut dyn FnMut(),
 ) -> Result<Vec<Duration>> {
     engine.truncate(0);
     let vocab = engine.shape().vocab as usize;
-    let prompt: Vec<u16> = (0..tokens).map(|i| (i * 7919 % vocab) as u16).collect();
+    let prompt: Vec<u16> = (0..what.tokens).map(|i| (i * 7919 % vocab) as u16).collect();
     let batch = engine.plan().batch as usize;
     let last = prompt.len().div_ceil(batch);
     let passes = prompt.chunks(batch).zip(1..).map(|(part, number)| {
         let started = Instant::now();
-        // As every prompt is read: logits come at its end.
+        // As every prompt is read: the first token of the reply comes with the last of them.
         match number == last {
-            true => engine.step(part).map(|_| ()),
-            false => engine.read(part),
+            true => what.next(engine, part).map(|_| ())?,
+            false => engine.read(part).map_err(explain)?,
         }
-        .map_err(explain)?;
         let time = started.elapsed();
         tick();
         Ok(time)
