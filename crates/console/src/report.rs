@@ -106,7 +106,7 @@ pub(crate) fn details(costs: &Costs, out: &mut dyn Write) -> fmt::Result {
     }
     writeln!(
         out,
-        "pages per pass: {} of {}; with {} pages in RAM the least possible is {}",
+        "pages per pass: {} of {}; with {} pages in RAM, one that gives a token reads {}",
         Ratio(stats.streamed, (*passes).max(1)),
         pinning.tape,
         pinning.pinned,
