@@ -81,9 +81,10 @@ pub fn run(mut card: MemoryCard, ram: usize) -> Result<(Vec<u8>, u64), Error> {
     let engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernels::best())?;
     let mut session = Session::start(engine, &manifest, &mut arena)?;
     let mut text = Vec::new();
+    session.keep_digest(true);
     session.reply(PROMPT, "", 2, &mut |bytes| {
         text.extend_from_slice(bytes);
         true
     })?;
-    Ok((text, session.digest().0))
+    Ok((text, session.digest().unwrap_or_default().0))
 }

@@ -37,6 +37,9 @@ pub struct Engine<'m, C> {
     screen: Option<Screen>,
     #[cfg(feature = "prepack")]
     best: Best,
+    /// Tokens until that is tried again, and how many there were the last time it brought nothing.
+    #[cfg(feature = "prepack")]
+    screen_pause: (u32, u32),
     /// Scores and weights of attention, for two queries at once; or nothing.
     #[cfg(feature = "prepack")]
     pair: (alloc::vec::Vec<f32>, alloc::vec::Vec<i16>),
@@ -107,6 +110,8 @@ impl<'m, C: Card> Engine<'m, C> {
             screen: None,
             #[cfg(feature = "prepack")]
             best: Best::default(),
+            #[cfg(feature = "prepack")]
+            screen_pause: (0, 0),
             #[cfg(feature = "prepack")]
             pair: Default::default(),
             position: 0,
@@ -182,7 +187,7 @@ impl<'m, C: Card> Engine<'m, C> {
     /// As [`Self::step`], but without logits, for tokens that others follow: the head is not read.
     ///
     /// # Errors
-    /// As [`Self::step`].
+    /// As [`Self::step`], but for numbers behind the last layer's keys and values, which no token depends on.
     pub fn read(&mut self, tokens: &[u16]) -> Result<(), Error> {
         self.forward(tokens, 0, None).map(|_| ())
     }
@@ -238,7 +243,7 @@ impl<'m, C: Card> Engine<'m, C> {
 
     /// The pass. Logits of the last `wanted` positions (at most the plan's) are kept; says how many. Without any, the pass ends behind the layers. A card that is read while something is computed has
     /// time for other things `meanwhile`: that is called when the embedding has been read, in the middle of the layers and behind them. If it answers no, the pass ends: with
-    /// no rows, and the sequence is as before.
+    /// no rows, and the sequence is as before. A pass without logits has nothing to do meanwhile.
     pub(crate) fn forward(
         &mut self,
         tokens: &[u16],
@@ -263,6 +268,7 @@ impl<'m, C: Card> Engine<'m, C> {
         self.passes += 1;
         // Without logits, nothing behind the layers is asked for.
         let is_prompt = wanted == 0;
+        debug_assert!(!is_prompt || meanwhile.is_none());
         if self.reads_ahead() {
             let end = if is_prompt { layers_end(&shape, &self.table) } else { self.plan.pinning.tape };
             self.vram.begin_pass(end);
@@ -368,22 +374,9 @@ impl<'m, C: Card> Engine<'m, C> {
         self.quantize(last_norm, &Buffer::H, rows, (d, d_pad))?;
         let head = head_of(&shape);
         #[cfg(feature = "prepack")]
-        if let (true, Some(screen), 1) = (only_best, &self.screen, rows) {
-            let matrix = matrix_of(&shape, &self.table, head)?;
-            let input = Input { values: self.act.quantized, scales: self.act.scales, batch: 1 };
-            let largest = screened::largest(
-                (screen, &matrix),
-                &mut self.vram,
-                self.kernel,
-                self.team,
-                input,
-                self.act.wide,
-            );
-            if let Some(best) = largest? {
-                self.best.token = Some(best as u16);
-                self.position += batch as u32;
-                return Ok(rows);
-            }
+        if only_best && rows == 1 && self.find_best(head)? {
+            self.position += batch as u32;
+            return Ok(rows);
         }
         let vocab_pad = shape.vocab.next_multiple_of(4) as usize;
         self.multiply(&[head], &Buffer::Wide, (rows, vocab_pad))?;
@@ -393,6 +386,28 @@ impl<'m, C: Card> Engine<'m, C> {
         }
         self.position += batch as u32;
         Ok(rows)
+    }
+
+    /// Whether the most likely token was found without all logits, of one position whose input is quantized.
+    #[cfg(feature = "prepack")]
+    fn find_best(&mut self, head: Tensor) -> Result<bool, Error> {
+        /// Tokens without a try, at most, where logits are too close to each other.
+        const LONGEST: u32 = 64;
+        let Some(screen) = &self.screen else { return Ok(false) };
+        let (pause, last) = &mut self.screen_pause;
+        if *pause > 0 {
+            *pause -= 1;
+            return Ok(false);
+        }
+        let matrix = matrix_of(&self.shape, &self.table, head)?;
+        let input = Input { values: self.act.quantized, scales: self.act.scales, batch: 1 };
+        let wide = &mut *self.act.wide;
+        let found =
+            screened::largest((screen, &matrix), &mut self.vram, self.kernel, self.team, input, wide)?;
+        *last = if found.is_some() { 0 } else { (2 * *last).clamp(1, LONGEST) };
+        *pause = *last;
+        self.best.token = found.map(|token| token as u16);
+        Ok(found.is_some())
     }
 
     /// Does what is to be done after so many half layers of a pass; whether the pass is over then.

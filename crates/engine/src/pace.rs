@@ -71,7 +71,7 @@ impl Costs {
             logits: times(plan.pinning.tape, logits),
             lookup: 2 * (u64::from(page) + u64::from(command) + u64::from(check)),
             ahead: plan.reads_ahead,
-            layers: u64::from(needs.of_layers(256)),
+            layers: needs.of_layers(256),
         }
     }
 

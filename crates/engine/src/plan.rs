@@ -167,9 +167,9 @@ impl Plan {
     fn turn(&self, needs: &Needs) -> u64 {
         let sums = needs.sums().pages();
         let sums = if self.sum_pages < sums { sums } else { 0 };
-        let pass = (self.pinning.pass_cost() + Pinning::cost(sums, sums)) as u32;
+        let pass = self.pinning.pass_cost() + Pinning::cost(sums, sums);
         let (prompt, reply) = (TURN.div_ceil(self.batch) - 1, 1 + TURN);
-        u64::from(prompt) * u64::from(needs.of_layers(pass)) + u64::from(reply) * u64::from(pass)
+        u64::from(prompt) * needs.of_layers(pass) + u64::from(reply) * pass
     }
 
     /// The plan of a board, where nobody says what is wanted: all positions that the model has if they fit; otherwise three quarters of

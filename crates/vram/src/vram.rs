@@ -59,7 +59,7 @@ pub struct Vram<'m, C> {
     ring_holds: Option<u32>,
     ahead: Ahead,
     /// Periods that the pass goes through.
-    passes: u32,
+    periods: u32,
     pinned: &'m mut [Page],
     ring: &'m mut [Page],
     side: &'m mut [Page],
@@ -101,7 +101,7 @@ impl<'m, C: Card> Vram<'m, C> {
             period: period(&pinning, 0),
             ring_holds: None,
             ahead: Ahead::default(),
-            passes: pinning.periods(),
+            periods: pinning.periods(),
             pinned: frames.pinned,
             ring: frames.ring,
             side: frames.side,
@@ -156,7 +156,7 @@ impl<'m, C: Card> Vram<'m, C> {
             Some(last) if end < self.pinning.tape => self.pinning.period_of(last, 0) + 1,
             _ => self.pinning.periods(),
         };
-        self.passes = periods.min(self.pinning.periods());
+        self.periods = periods.min(self.pinning.periods());
     }
 
     /// Pages of the tape from `first` on: at least 1, at most `most`, as many as lie side by side in memory.
@@ -191,6 +191,10 @@ impl<'m, C: Card> Vram<'m, C> {
     fn stream(&mut self) -> Result<(), Fault> {
         self.ring_holds = None;
         let (number, run) = (self.period.number, self.period.streamed.clone());
+        if number >= self.periods {
+            // Somebody goes on behind the end of a short pass, after all.
+            self.periods = self.pinning.periods();
+        }
         let begun = self.take_begun(number);
         if let Some(into) = self.ring.get_mut(..run.len()) {
             self.loader.load(CardFile::Weights, run.start, into, begun)?;
@@ -199,7 +203,7 @@ impl<'m, C: Card> Vram<'m, C> {
         self.ring_holds = Some(number);
         // The next token's row is looked up when this pass is over, and should not have to wait for a run that was begun just before: the card has
         // enough to do until then.
-        if number + 1 < self.passes || self.ahead.runs < 2 {
+        if number + 1 < self.periods || self.ahead.runs < 2 {
             self.read_on();
         }
         Ok(())
@@ -235,9 +239,9 @@ impl<'m, C: Card> Vram<'m, C> {
             return;
         }
         let ahead = &mut self.ahead;
-        while ahead.runs + 1 < self.passes {
+        while ahead.runs + 1 < self.periods {
             let last = if ahead.runs > 0 { ahead.last } else { self.period.number };
-            let turns = last + 1 >= self.passes;
+            let turns = last + 1 >= self.periods;
             let next = if turns { 0 } else { last + 1 };
             let run = self.pinning.streamed_run(next);
             let pages = run.len() as u32;

@@ -16,10 +16,13 @@ const TAKE: usize = 16;
 /// Bounds that are looked at together.
 const LOOK: usize = 64;
 
+/// A bound in so many may reach the largest output, divided among threads: computing more of them, one by one, takes longer than all together.
+const FEW: usize = 64;
+
 /// The first of the largest outputs of `matrix`, of one position; `None` if it has to be found otherwise. `bounds` is memory for a number for each output.
 ///
 /// # Errors
-/// If an output that might be the largest is not finite: the others are, since their bounds are. If a page cannot be had.
+/// If a page cannot be had. Outputs are finite: [`Screen::look_at`] declines where one might not be.
 pub(crate) fn largest<C: Card>(
     (screen, matrix): (&Screen, &MatrixPages),
     vram: &mut Vram<'_, C>,
@@ -57,8 +60,12 @@ pub(crate) fn largest<C: Card>(
     // Behind the likeliest, few others can be larger.
     let first = kernel.compute().argmax(bounds) / TILE_OUTPUTS;
     let mut most = compute(first)?;
+    // A bound that is NaN is none.
+    let below = bounds.iter().map(|bound| usize::from(*bound < most)).sum::<usize>();
+    if outputs - below > outputs / FEW / team.map_or(1, Team::threads) {
+        return Ok(None);
+    }
     for (look, bounds) in bounds.chunks(LOOK).enumerate() {
-        // A bound that is NaN is none.
         if bounds.iter().fold(true, |below, bound| below & (*bound < most)) {
             continue;
         }
@@ -80,9 +87,6 @@ fn bound(
     bounds: &mut [f32],
 ) -> Option<()> {
     let (x, compute) = (screen.look_at(x)?, kernel.compute());
-    if !compute.screens() {
-        return None;
-    }
     #[cfg(feature = "threads")]
     if let Some(team) = team {
         let mut rest = bounds;
@@ -93,9 +97,10 @@ fn bound(
             rest = later;
             Some((bundles, here))
         });
-        // A kernel that screens does so for any of these pieces.
         let work = |(bundles, bounds): (core::ops::Range<usize>, &mut [f32])| {
-            compute.screen(screen, bundles, &x, bounds);
+            if !compute.screen(screen, bundles, &x, bounds) {
+                bounds.fill(f32::NAN);
+            }
         };
         return share(team, pieces, work).map(|_| ());
     }

@@ -49,8 +49,8 @@ impl Needs {
     }
 
     /// Of `n` for a whole pass, how many a pass without logits takes, if they are spread over the tape.
-    pub(crate) fn of_layers(&self, n: u32) -> u32 {
-        (u64::from(n) * u64::from(self.layer_pages) / u64::from(self.tape_pages.max(1))) as u32
+    pub(crate) fn of_layers(&self, n: u64) -> u64 {
+        n * u64::from(self.layer_pages) / u64::from(self.tape_pages.max(1))
     }
 
     /// Where the checksums of this card lie.

@@ -43,7 +43,9 @@ fn the_same_to_the_bit_for_every_kind_of_model() {
 fn the_most_likely_token_is_that_of_the_largest_logit() {
     let two = Threads::new(2).unwrap();
     // Rows of one, two and three segments; the last of them in parts of groups.
-    for (seed, (width, vocab)) in (0..).zip([(136, 31_003), (288, 16_001), (520, 8_200)]) {
+    // The largest logit is there twice, or all are the same, which the bounds then do not tell apart: the first counts.
+    let shapes = [(136, 31_003, 2), (288, 16_001, 2), (520, 8_200, 2), (288, 16_001, 16_001)];
+    for (seed, (width, vocab, same)) in (0..).zip(shapes) {
         let shape = Shape {
             n_layers: 1,
             d_model: width,
@@ -53,10 +55,11 @@ fn the_most_likely_token_is_that_of_the_largest_logit() {
         };
         let mut model = random_model(shape, seed);
         (model.bos, model.eos) = (None, Vec::new());
-        // The largest logit is there twice: the first counts.
-        let rows = width as usize;
+        let row = width as usize;
         for tensor in model.tensors_mut().filter(|tensor| tensor.dims[0] == vocab as usize) {
-            tensor.data.chunks_exact_mut(2 * rows).for_each(|two| two.copy_within(..rows, rows));
+            for rows in tensor.data.chunks_mut(same * row) {
+                (row..rows.len()).step_by(row).for_each(|to| rows.copy_within(..row, to));
+            }
         }
         let card = memory_card(&model, &numbered(vocab).unwrap());
         let request = Request { batch: Some(2), speculation: Speculation::Off, ..Request::default() };
@@ -96,7 +99,7 @@ fn the_most_likely_token_is_that_of_the_largest_logit() {
                     tokens.insert(likely);
                     token = ((u32::from(likely) + 1) * 7919 % vocab) as u16;
                 }
-                assert!(tokens.len() > 5, "{tokens:?} tell little");
+                assert!(tokens.len() > 5 || same > 2, "{tokens:?} tell little");
             }
         }
     }

@@ -46,7 +46,7 @@ pub(crate) fn gather(matrices: &mut [&mut Lines]) {
 
 #[cfg(target_os = "linux")]
 mod huge {
-    use alloc::sync::Arc;
+    use alloc::{sync::Arc, vec::Vec};
     use core::ops::Range;
 
     use memmap2::{Advice, MmapMut};
@@ -74,19 +74,19 @@ mod huge {
         if block.advise(Advice::HugePage).is_err() {
             return;
         }
-        let mut free = bytemuck::cast_slice_mut::<u8, Line>(&mut block);
-        let parts = matrices.iter_mut().scan(0, |from, lines| {
+        let (mut free, mut moved, mut from) =
+            (bytemuck::cast_slice_mut::<u8, Line>(&mut block), Vec::new(), 0);
+        for lines in matrices.iter_mut() {
+            let len = lines.own.len();
+            let Some((here, rest)) = core::mem::take(&mut free).split_at_mut_checked(len) else { break };
+            here.copy_from_slice(&lines.own);
+            moved.push(from..from + len);
+            (free, from) = (rest, from + len);
             // One by one, so that memory is given back as it is taken.
-            let lines = core::mem::take(&mut lines.own);
-            let (here, rest) = core::mem::take(&mut free).split_at_mut_checked(lines.len())?;
-            here.copy_from_slice(&lines);
-            free = rest;
-            *from += lines.len();
-            Some(*from - lines.len()..*from)
-        });
-        let parts: alloc::vec::Vec<_> = parts.collect();
+            lines.own = Vec::new();
+        }
         let block = Arc::new(block);
-        for (lines, range) in matrices.iter_mut().zip(parts) {
+        for (lines, range) in matrices.iter_mut().zip(moved) {
             lines.block = Some(Part { block: block.clone(), range });
         }
     }
