@@ -32,14 +32,8 @@ pub struct Engine<'m, C> {
     /// Matrices that are packed for the kernel, for each tensor of the shape; or nothing.
     #[cfg(feature = "prepack")]
     prepacked: alloc::vec::Vec<Option<Prepacked>>,
-    /// The head, to find its largest output without the others; or nothing.
-    #[cfg(feature = "prepack")]
-    screen: Option<Screen>,
     #[cfg(feature = "prepack")]
     best: Best,
-    /// Tokens until that is tried again, and how many there were the last time it brought nothing.
-    #[cfg(feature = "prepack")]
-    screen_pause: (u32, u32),
     /// Scores and weights of attention, for two queries at once; or nothing.
     #[cfg(feature = "prepack")]
     pair: (alloc::vec::Vec<f32>, alloc::vec::Vec<i16>),
@@ -107,11 +101,7 @@ impl<'m, C: Card> Engine<'m, C> {
             #[cfg(feature = "prepack")]
             prepacked: alloc::vec::Vec::new(),
             #[cfg(feature = "prepack")]
-            screen: None,
-            #[cfg(feature = "prepack")]
             best: Best::default(),
-            #[cfg(feature = "prepack")]
-            screen_pause: (0, 0),
             #[cfg(feature = "prepack")]
             pair: Default::default(),
             position: 0,
@@ -141,15 +131,14 @@ impl<'m, C: Card> Engine<'m, C> {
             }
         }
         self.prepack_stack(&[head_of(&self.shape)], far_away);
-        self.screen = self.screen_head();
-        let matrices = self.prepacked.iter_mut().flatten().map(Prepacked::lines_mut);
-        gather(
-            &mut matrices
-                .chain(self.screen.as_mut().map(|screen| &mut screen.lines))
-                .collect::<alloc::vec::Vec<_>>(),
-        );
-        let screen = self.screen.as_ref().map_or(0, Screen::bytes);
-        self.prepacked.iter().flatten().map(Prepacked::bytes).sum::<usize>() + screen
+        self.best.screen = self.screen_head();
+        let screen = &mut self.best.screen;
+        let bytes = screen.as_ref().map_or(0, Screen::bytes);
+        let matrices = self.prepacked.iter_mut().flatten().map(|matrix| &mut matrix.lines);
+        let mut lines: alloc::vec::Vec<_> =
+            matrices.chain(screen.as_mut().map(|screen| &mut screen.lines)).collect();
+        gather(&mut lines);
+        self.prepacked.iter().flatten().map(Prepacked::bytes).sum::<usize>() + bytes
     }
 
     /// Prepares the head for finding its largest output.
@@ -208,7 +197,7 @@ impl<'m, C: Card> Engine<'m, C> {
     pub(crate) fn ask_for_best(&mut self, only_best: bool) {
         #[cfg(feature = "prepack")]
         {
-            self.best = Best { only: only_best, token: None };
+            (self.best.only, self.best.token) = (only_best, None);
         }
         #[cfg(not(feature = "prepack"))]
         let _ = only_best;
@@ -241,8 +230,9 @@ impl<'m, C: Card> Engine<'m, C> {
         Ok(self.act.wide.chunks_exact(stride).take(rows).map(move |row| row.get(..vocab).unwrap_or(row)))
     }
 
-    /// The pass. Logits of the last `wanted` positions (at most the plan's) are kept; says how many. Without any, the pass ends behind the layers. A card that is read while something is computed has
-    /// time for other things `meanwhile`: that is called when the embedding has been read, in the middle of the layers and behind them. If it answers no, the pass ends: with
+    /// The pass. Logits of the last `wanted` positions (at most the plan's) are kept; says how many. Without any, the pass ends behind the layers.
+    ///
+    /// A card that is read while something is computed has time for other things `meanwhile`: that is called when the embedding has been read, in the middle of the layers and behind them. If it answers no, the pass ends: with
     /// no rows, and the sequence is as before. A pass without logits has nothing to do meanwhile.
     pub(crate) fn forward(
         &mut self,
@@ -253,7 +243,8 @@ impl<'m, C: Card> Engine<'m, C> {
         let shape = self.shape;
         let batch = tokens.len();
         #[cfg(feature = "prepack")]
-        let only_best = core::mem::take(&mut self.best).only;
+        let only_best = core::mem::take(&mut self.best.only);
+        self.ask_for_best(false);
         if batch == 0 || batch > self.plan.batch as usize {
             return Err(Error::Plan(crate::PlanError::Batch(batch as u32)));
         }
@@ -393,8 +384,9 @@ impl<'m, C: Card> Engine<'m, C> {
     fn find_best(&mut self, head: Tensor) -> Result<bool, Error> {
         /// Tokens without a try, at most, where logits are too close to each other.
         const LONGEST: u32 = 64;
-        let Some(screen) = &self.screen else { return Ok(false) };
-        let (pause, last) = &mut self.screen_pause;
+        let Best { screen: Some(screen), token, pause, last_pause, .. } = &mut self.best else {
+            return Ok(false);
+        };
         if *pause > 0 {
             *pause -= 1;
             return Ok(false);
@@ -404,9 +396,9 @@ impl<'m, C: Card> Engine<'m, C> {
         let wide = &mut *self.act.wide;
         let found =
             screened::largest((screen, &matrix), &mut self.vram, self.kernel, self.team, input, wide)?;
-        *last = if found.is_some() { 0 } else { (2 * *last).clamp(1, LONGEST) };
-        *pause = *last;
-        self.best.token = found.map(|token| token as u16);
+        *last_pause = if found.is_some() { 0 } else { (2 * *last_pause).clamp(1, LONGEST) };
+        *pause = *last_pause;
+        *token = found.map(|token| token as u16);
         Ok(found.is_some())
     }
 
@@ -599,13 +591,18 @@ impl<'m, C: Card> Engine<'m, C> {
 /// What is done during a pass; answers whether the pass is wanted any more.
 pub(crate) type Meanwhile<'a, 'm, C> = &'a mut dyn FnMut(&mut Vram<'m, C>) -> bool;
 
-/// What is asked of the next pass, and what the last found.
+/// How the most likely token is found, where nobody asks for logits.
 #[cfg(feature = "prepack")]
 #[derive(Default)]
 struct Best {
-    /// Nobody asks for logits, only for the largest.
+    /// The head, to find its largest output without the others; or nothing.
+    screen: Option<Screen>,
+    /// Tokens until that is tried again, and how many there were the last time that it brought nothing.
+    pause: u32,
+    last_pause: u32,
+    /// The next pass is asked for no more.
     only: bool,
-    /// The token of the largest logit, where no others were computed.
+    /// What the last pass found.
     token: Option<u16>,
 }
 

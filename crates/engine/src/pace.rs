@@ -96,8 +96,8 @@ impl Costs {
         right.saturating_mul(pass(1, made)) > expected.saturating_mul(more.saturating_add(more / MARGIN))
     }
 
-    /// What a turn takes: a prompt of so many `tokens` that is read in batches of `batch` positions, the last with logits, and as many tokens of a reply in passes
-    /// of `rows` positions, with guesses of the first trust.
+    /// What a turn takes: a prompt of so many `tokens` that is read in batches of `batch` positions, the last with logits, and as many tokens
+    /// of a reply in passes of `rows` positions, with guesses of the first trust.
     pub fn turn(&self, tokens: u32, batch: u32, rows: u32) -> u64 {
         let (batch, tokens) = (batch.max(1) as usize, tokens as usize);
         let before = tokens.saturating_sub(1) / batch;

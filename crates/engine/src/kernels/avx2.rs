@@ -24,10 +24,10 @@ use pageformer_card::{CELL_BYTES, MatrixDims, Page};
 use self::sums::EvexSums;
 use self::sums::{Avx2Sums, Sums, VexSums};
 use super::group::is_dense;
+#[cfg(feature = "prepack")]
+use super::prepacked_source;
 use super::x86::Features;
 use super::{Compute, GroupProduct, Head, Kernel, Scratch, shared_source};
-#[cfg(feature = "prepack")]
-use super::{Input, Packing, Prepacked, Screen, Screened};
 
 /// A kernel. Only [`detect`] gives it out, so that a value of it means that the processor has AVX2, BMI1 and
 /// POPCNT, and what `$sums` asks for.
@@ -53,38 +53,9 @@ macro_rules! kernel {
             }
 
             #[cfg(feature = "prepack")]
-            fn packing(&self) -> Option<Packing> {
-                Some(prepacked::packing::<$sums>())
-            }
-
-            #[cfg(feature = "prepack")]
-            fn multiply_prepacked(
-                &self,
-                matrix: &Prepacked,
-                parts: core::ops::Range<usize>,
-                x: Input<'_>,
-                y: &mut [f32],
-                y_stride: usize,
-            ) -> bool {
-                // SAFETY: this kernel is only given out by `detect`.
-                unsafe { prepacked::multiply::<$sums>(matrix, parts, x, y, y_stride) }
-            }
-
-            #[cfg(feature = "prepack")]
-            fn screens(&self) -> bool {
-                true
-            }
-
-            #[cfg(feature = "prepack")]
-            fn screen(
-                &self,
-                screen: &Screen,
-                bundles: core::ops::Range<usize>,
-                x: &Screened<'_>,
-                bounds: &mut [f32],
-            ) -> bool {
-                // SAFETY: this kernel is only given out by `detect`.
-                unsafe { screen::screen(screen, bundles, x, bounds) }
+            prepacked_source! {
+                #[target_feature(enable = "avx2,bmi1,popcnt")]
+                prepacked::packing::<$sums>(), prepacked::multiply::<$sums>, screen::screen
             }
 
             shared_source! { #[target_feature(enable = "avx2,bmi1,popcnt")] attention::By<$sums> }

@@ -14,10 +14,10 @@ mod rows;
 mod screen;
 mod sparse;
 
+#[cfg(feature = "prepack")]
+use super::prepacked_source;
 use super::x86::Features;
 use super::{Compute, GroupProduct, Head, Kernel, Scratch, shared_source};
-#[cfg(feature = "prepack")]
-use super::{Input, Packing, Prepacked, Screen, Screened};
 use pageformer_card::{MatrixDims, Page};
 
 /// The kernel. Only [`detect`] gives it out, so that a value of it means that the processor has what
@@ -36,38 +36,9 @@ impl Compute for Avx512 {
     }
 
     #[cfg(feature = "prepack")]
-    fn packing(&self) -> Option<Packing> {
-        Some(prepacked::PACKING)
-    }
-
-    #[cfg(feature = "prepack")]
-    fn multiply_prepacked(
-        &self,
-        matrix: &Prepacked,
-        parts: core::ops::Range<usize>,
-        x: Input<'_>,
-        y: &mut [f32],
-        y_stride: usize,
-    ) -> bool {
-        // SAFETY: this kernel is only given out by `detect`.
-        unsafe { prepacked::multiply(matrix, parts, x, y, y_stride) }
-    }
-
-    #[cfg(feature = "prepack")]
-    fn screens(&self) -> bool {
-        true
-    }
-
-    #[cfg(feature = "prepack")]
-    fn screen(
-        &self,
-        screen: &Screen,
-        bundles: core::ops::Range<usize>,
-        x: &Screened<'_>,
-        bounds: &mut [f32],
-    ) -> bool {
-        // SAFETY: this kernel is only given out by `detect`.
-        unsafe { screen::screen(screen, bundles, x, bounds) }
+    prepacked_source! {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
+        prepacked::PACKING, prepacked::multiply, screen::screen
     }
 
     shared_source! {

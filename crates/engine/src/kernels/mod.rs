@@ -65,12 +65,6 @@ pub trait Compute: Sync {
         false
     }
 
-    /// Whether [`Self::screen`] does something.
-    #[cfg(feature = "prepack")]
-    fn screens(&self) -> bool {
-        false
-    }
-
     /// For each output of some bundles a number that it does not exceed. False, and nothing is written, if the kernel cannot or `bounds` has
     /// another length.
     #[cfg(feature = "prepack")]
@@ -165,6 +159,25 @@ macro_rules! shared_source {
 #[cfg_attr(not(target_arch = "x86_64"), allow(unused_imports))]
 use shared_source;
 
+/// What [`Compute`] has for packed matrices, by functions that are compiled with `attribute`.
+#[cfg(all(feature = "prepack", target_arch = "x86_64"))]
+macro_rules! prepacked_source {
+    ($(#[$attribute:meta])+ $packing:expr, $multiply:expr, $screen:expr) => {
+        fn packing(&self) -> Option<$crate::kernels::Packing> {
+            Some($packing)
+        }
+
+        shared_source! { @ [$(#[$attribute])+]
+            multiply_prepacked(matrix: &$crate::kernels::Prepacked, parts: core::ops::Range<usize>, x: $crate::kernels::Input<'_>, y: &mut [f32], y_stride: usize) -> bool
+                = $multiply;
+            screen(screen: &$crate::kernels::Screen, bundles: core::ops::Range<usize>, x: &$crate::kernels::Screened<'_>, bounds: &mut [f32]) -> bool
+                = $screen;
+        }
+    };
+}
+#[cfg(all(feature = "prepack", target_arch = "x86_64"))]
+use prepacked_source;
+
 /// `√x` by the instruction of x86-64, which a target without an operating system may lack.
 #[cfg(all(target_arch = "x86_64", target_feature = "sse"))]
 #[allow(unsafe_code)]
@@ -205,7 +218,7 @@ impl Kernel {
         Prepacked::new(self, stack, far_away)
     }
 
-    /// Prepares a matrix, which its pages hold, for finding the largest of its outputs. `None` if the kernel does not screen, cells are missing, or rows are
+    /// Prepares a matrix, which its pages hold, for finding the largest of its outputs. `None` if the kernel does not, cells are missing, or rows are
     /// very long.
     pub fn screen(self, dims: &MatrixDims, pages: &[Page]) -> Option<Screen> {
         Screen::new(self, dims, pages)

@@ -103,7 +103,7 @@ pub struct Prepacked {
     inputs: (usize, usize),
     pub(super) parts: Vec<Part>,
     /// Sparse: for each group and segment, the lines of its steps. Dense: for each part, segment, bundle and cell, a line for each group.
-    pub(super) lines: Lines,
+    pub(crate) lines: Lines,
     /// Sparse: for each group and segment. Dense: for each part, segment and group.
     pub(super) finish: Vec<Finish>,
     /// Only where cells are missing.
@@ -159,11 +159,6 @@ impl Prepacked {
     /// Registers of weights.
     pub fn lines(&self) -> usize {
         self.lines.len()
-    }
-
-    /// The same, to be moved elsewhere.
-    pub(crate) fn lines_mut(&mut self) -> &mut Lines {
-        &mut self.lines
     }
 
     /// Parts, whose outputs follow each other.

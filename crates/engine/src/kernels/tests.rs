@@ -51,6 +51,29 @@ fn tiles(dims: &MatrixDims, density: u32, seed: u64) -> Vec<(TileRecord, Vec<u8>
         .collect()
 }
 
+/// The pages of a matrix, and in `y`, which is `(batch, y_stride)`, what the portable kernel makes of them.
+#[cfg(feature = "prepack")]
+fn pages_of(
+    dims: &MatrixDims,
+    tiles: &[(TileRecord, Vec<u8>)],
+    input: Input<'_>,
+    (y, y_stride): (&mut [f32], usize),
+) -> Vec<Page> {
+    let mut pages = Vec::new();
+    for (group, tiles) in (0..).zip(tiles.chunks(32)) {
+        let (mut masks, mut cells) = ([0; 512], Vec::new());
+        for (at, (record, tile)) in tiles.iter().enumerate() {
+            record.write(&mut masks, at);
+            cells.extend_from_slice(tile);
+        }
+        GroupProduct::new(dims, group, &masks, input, (y, y_stride)).feed(PORTABLE, &cells);
+        cells.resize(cells.len().next_multiple_of(512), 0);
+        pages.push(masks);
+        pages.extend_from_slice(cells.as_chunks().0);
+    }
+    pages
+}
+
 proptest! {
     /// Whole matrices: any shape, masks and weights (-128, too, which only a damaged card has), fed in any pieces, for
     /// several positions. The portable kernel is compared with plain sums, the others with it.
@@ -136,19 +159,8 @@ proptest! {
         let input = Input { values: &x[..batch * stride], scales: &x_scales, batch };
         let outputs = dims.padded_outputs() as usize;
 
-        let mut pages: Vec<Page> = Vec::new();
         let mut want = std::vec![0.0; batch * outputs];
-        for (group, tiles) in (0..).zip(tiles.chunks(32)) {
-            let (mut masks, mut cells) = ([0; 512], Vec::new());
-            for (at, (record, tile)) in tiles.iter().enumerate() {
-                record.write(&mut masks, at);
-                cells.extend_from_slice(tile);
-            }
-            GroupProduct::new(&dims, group, &masks, input, (&mut want, outputs)).feed(PORTABLE, &cells);
-            cells.resize(cells.len().next_multiple_of(512), 0);
-            pages.push(masks);
-            pages.extend_from_slice(cells.as_chunks().0);
-        }
+        let pages = pages_of(&dims, &tiles, input, (&mut want, outputs));
         for kernel in available() {
             let name = kernel.name;
             let Some(packed) = kernel.prepack(&[(dims, &pages)], far_away) else {
@@ -201,18 +213,10 @@ proptest! {
 
         let (mut matrices, mut want, mut first) = (Vec::new(), std::vec![0.0; batch * row], 0);
         for (number, dims) in (0..).zip(&dims) {
-            let mut pages: Vec<Page> = Vec::new();
-            for (group, tiles) in (0..).zip(tiles(dims, density, seed ^ number).chunks(32)) {
-                let (mut masks, mut cells) = ([0; 512], Vec::new());
-                for (at, (record, tile)) in tiles.iter().enumerate() {
-                    record.write(&mut masks, at);
-                    cells.extend(tile.iter().map(|w| if *w == 0x80 { 0x81 } else { *w }));
-                }
-                GroupProduct::new(dims, group, &masks, input, (&mut want[first..], row)).feed(PORTABLE, &cells);
-                cells.resize(cells.len().next_multiple_of(512), 0);
-                pages.push(masks);
-                pages.extend_from_slice(cells.as_chunks().0);
-            }
+            let mut tiles = tiles(dims, density, seed ^ number);
+            let weights = tiles.iter_mut().flat_map(|(_, cells)| cells);
+            weights.filter(|w| **w == 0x80).for_each(|w| *w = 0x81);
+            let pages = pages_of(dims, &tiles, input, (&mut want[first..], row));
             matrices.push(pages);
             first += dims.padded_outputs() as usize;
         }
@@ -271,26 +275,16 @@ proptest! {
         let input = Input { values, scales: &scales, batch: 1 };
         let whole = tiles.iter().map(|(_, cells)| cells.len() as u64 / 16).sum::<u64>() == dims.cells();
 
-        let mut pages: Vec<Page> = Vec::new();
         let mut y = std::vec![0.0; dims.padded_outputs() as usize];
-        for (group, tiles) in (0..).zip(tiles.chunks(32)) {
-            let (mut masks, mut cells) = ([0; 512], Vec::new());
-            for (at, (record, tile)) in tiles.iter().enumerate() {
-                record.write(&mut masks, at);
-                cells.extend_from_slice(tile);
-            }
-            GroupProduct::new(&dims, group, &masks, input, (&mut y, dims.padded_outputs() as usize)).feed(PORTABLE, &cells);
-            cells.resize(cells.len().next_multiple_of(512), 0);
-            pages.push(masks);
-            pages.extend_from_slice(cells.as_chunks().0);
-        }
+        let y_stride = y.len();
+        let pages = pages_of(&dims, &tiles, input, (&mut y, y_stride));
         // What the lower half of each weight can add, at the very most: |low| ≤ 15.
         let squares: f64 = values.iter().map(|x| f64::from(*x).powi(2)).sum();
         let largest = f64::from(power(exponents.1) * 2.0) * f64::from(scales[segments - 1]);
         let slack = largest * (2.1 * 15.0 * f64::from(dims.inputs).sqrt() * squares.sqrt()) + 1e-30;
         for kernel in available() {
             let Some(screen) = kernel.screen(&dims, &pages) else {
-                prop_assert!(!whole || !kernel.compute().screens(), "{} does not screen", kernel.name);
+                prop_assert!(!whole || kernel.compute().packing().is_none(), "{} does not screen", kernel.name);
                 continue;
             };
             let two = Input { batch: 2, ..input };

@@ -176,10 +176,6 @@ impl Compute for Measured {
         timed(MATRICES, |k| k.multiply_prepacked(matrix, parts, x, y, y_stride))
     }
 
-    fn screens(&self) -> bool {
-        INNER.get().is_some_and(|kernel| kernel.compute().screens())
-    }
-
     fn screen(&self, screen: &Screen, bundles: Range<usize>, x: &Screened<'_>, bounds: &mut [f32]) -> bool {
         timed(MATRICES, |k| k.screen(screen, bundles, x, bounds))
     }

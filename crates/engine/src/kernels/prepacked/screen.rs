@@ -5,7 +5,6 @@
 //! Only outputs that can reach the largest are computed, as everywhere. So half of the bytes are read; the token is the same.
 
 use alloc::vec::Vec;
-
 use core::ops::Range;
 
 use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS};
@@ -59,7 +58,7 @@ impl Screen {
     /// [`Kernel::screen`].
     pub(in crate::kernels) fn new(kernel: Kernel, dims: &MatrixDims, pages: &[Page]) -> Option<Self> {
         let (segments, cells) = (dims.segments() as usize, dims.padded_inputs() as usize / CELL_INPUTS);
-        if !kernel.compute().screens() || segments > SEGMENTS || !cells.is_multiple_of(2) {
+        if kernel.compute().packing().is_none() || segments > SEGMENTS || !cells.is_multiple_of(2) {
             return None;
         }
         let tiles = tiles_of(kernel, dims, pages)?;
