@@ -6,7 +6,8 @@
 //! - **Dense**: the four cells have the same inputs. Up to four such groups of 16 outputs lie side by side, so that all meet an
 //!   activation that is loaded once.
 //! - **Sparse**: each row-block goes through its own kept cells, whatever the others keep, four at a *step*. What a step's four times four
-//!   cells need is within a *window* of 16 cells, which begins where the row-block is that has come least far, or ends with the inputs; *places* say where in it.
+//!   cells need has to be within a *window* of cells, as many as the kernel has permutations for: all of the segment, whose activations stay in registers;
+//!   or 16 of them, which begin where the row-block is that has come least far, or end with the inputs. *Places* say where in the window.
 //!   One permutation brings a step's activations together, four different ones in each lane; so the four lines of a step have their
 //!   outputs turned against each other, and their sums, which are kept apart, are turned back when all is added up:
 //!
@@ -49,6 +50,17 @@ pub struct Packing {
     pub(super) least: i8,
     /// Percent of lines up to which a sparse matrix takes less time than a dense one, when both are in the caches.
     pub(super) sparse: usize,
+    /// What a step of a sparse one can take its activations from.
+    pub(super) window: Window,
+}
+
+/// Cells within which a step's activations are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Window {
+    /// All of the segment.
+    Segment,
+    /// [`WINDOW_CELLS`] of the row.
+    Sliding,
 }
 
 /// Row-blocks of a group: a register's 128-bit parts.
@@ -57,23 +69,36 @@ pub(super) const LANES: usize = 4;
 pub(super) const OUTPUTS: usize = LANES * TILE_OUTPUTS;
 /// Groups that lie side by side, if nothing is missing.
 pub(super) const BUNDLE: usize = 4;
-/// Groups of a part: outputs that follow each other, for one thread.
-pub(super) const PART: usize = 16;
-/// Row-blocks of a part.
-const PART_ROWS: usize = PART * LANES;
+/// Lines of a part about, as long as nothing is missing: outputs that follow each other, for one thread.
+const PART_LINES: usize = if cfg!(test) { 64 } else { 1024 };
+/// Groups of a part at least.
+const PART: usize = 16;
 /// Cells of a window.
 const WINDOW_CELLS: usize = 16;
 /// Inputs of a window.
 pub(super) const WINDOW: usize = WINDOW_CELLS * CELL_INPUTS;
+/// Steps of which a line has the places.
+pub(super) const PLACES_STEPS: usize = 5;
+/// Bits of such a place: of one of a segment's 64 cells.
+pub(super) const PLACES_BITS: usize = 6;
 /// Lines of a step, and cells of a lane that it takes.
 pub(super) const STEP: usize = 4;
 /// Lines of a last step that has no more than so many cells of a lane.
 pub(super) const LAST: usize = 2;
 
-/// Weights of a register: `[lane][output][input]`.
+/// A register of what kernels go through. Most are weights, `[lane][output][input]`; others are 16 numbers of 32 bits, each for an output of a group:
+///
+/// - A *finish*, what the sums of a segment need to become products: Σw, 16 bits, and above it the weights' scale, a bf16. Activations go in as
+///   `x + 128`, so sums begin at −128 · Σw, which is the product of these pairs of 16 bits and [`START`]; a bf16 is the upper half of an f32.
+/// - *Places* in the segment, for up to [`PLACES_STEPS`] steps, of the activations that a register wants; those of the first step are in the lowest bits.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Line(pub [[i8; CELL_BYTES]; LANES]);
+
+/// What the pairs of a finish are multiplied by: so many times Σw, and nothing of the scale.
+pub(super) const START: i32 = -128 & 0xFFFF;
+/// The scale of a finish.
+pub(super) const SCALE: i32 = 0xFFFF_0000_u32 as i32;
 
 // SAFETY: bytes with nothing in between, of which any is a weight.
 unsafe impl bytemuck::Zeroable for Line {}
@@ -82,16 +107,11 @@ unsafe impl bytemuck::Pod for Line {}
 
 impl Line {
     const ZERO: Self = Self([[0; CELL_BYTES]; LANES]);
-}
 
-/// What a group's sums of a segment need to become products.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Finish {
-    /// Where sums begin. Activations go in as `x + 128`, so this is −128 · Σw.
-    pub start: [i32; OUTPUTS],
-    /// Weight scales.
-    pub scales: [f32; OUTPUTS],
+    /// The same as numbers.
+    fn numbers(&mut self) -> &mut [u32; OUTPUTS] {
+        bytemuck::cast_mut(self)
+    }
 }
 
 /// A matrix, packed for a kernel by [`Kernel::prepack`](super::Kernel::prepack).
@@ -100,12 +120,13 @@ pub struct Prepacked {
     /// How it is packed; a kernel that wants it otherwise does not multiply.
     packing: Packing,
     /// Segments and padded inputs.
-    inputs: (usize, usize),
+    pub(super) inputs: (usize, usize),
+    /// Groups of each part but the last, which may have fewer.
+    groups: usize,
     pub(super) parts: Vec<Part>,
-    /// Sparse: for each group and segment, the lines of its steps. Dense: for each part, segment, bundle and cell, a line for each group.
+    /// Sparse: for each group and segment, a finish, and the lines of its steps; where windows do not slide, places in front of the lines that they are
+    /// for. Dense: for each part, segment and bundle, a finish for each group, then for each cell a line for each group.
     pub(crate) lines: Lines,
-    /// Sparse: for each group and segment. Dense: for each part, segment and group.
-    pub(super) finish: Vec<Finish>,
     /// Only where cells are missing.
     pub(super) sparse: Option<Sparse>,
 }
@@ -118,10 +139,10 @@ pub(super) struct Part {
     pub outputs: usize,
     /// In `lines`.
     pub line: usize,
-    /// In `windows` and `places`.
+    /// In `windows`.
     pub step: usize,
-    /// In `finish` and `counts`.
-    pub finish: usize,
+    /// In `counts`.
+    pub count: usize,
     /// In `Sparse::outputs`.
     pub group: usize,
 }
@@ -129,9 +150,9 @@ pub(super) struct Part {
 /// What is known of kept cells.
 #[derive(Default)]
 pub(super) struct Sparse {
-    /// For each step, the first cell of the window. All of it is within the inputs, where these are no fewer.
+    /// Where windows slide: for each step, the first cell of the window. All of it is within the inputs, where these are no fewer.
     pub windows: Vec<u32>,
-    /// For each step, where in the window the activations of a register are. A place that is 8 or more has the byte's highest bit set, too.
+    /// For each of these, where in the window the activations of a register are. A place that is 8 or more has the byte's highest bit set, too.
     pub places: Vec<[u8; OUTPUTS]>,
     /// Lines of each group and segment: [`STEP`] for each step, but [`LAST`] for the last one if that is enough.
     pub counts: Vec<u16>,
@@ -148,7 +169,7 @@ impl Prepacked {
                 + size_of_val(&sparse.counts[..])
                 + size_of_val(&sparse.outputs[..])
         });
-        size_of_val(&self.lines[..]) + size_of_val(&self.finish[..]) + sparse
+        size_of_val(&self.lines[..]) + sparse
     }
 
     /// How it is packed.
@@ -156,7 +177,7 @@ impl Prepacked {
         self.packing
     }
 
-    /// Registers of weights.
+    /// Registers of weights and what belongs to them.
     pub fn lines(&self) -> usize {
         self.lines.len()
     }
@@ -168,7 +189,7 @@ impl Prepacked {
 
     /// Outputs, padded, of some parts.
     pub fn outputs(&self, parts: Range<usize>) -> Range<usize> {
-        let output = |part: usize| (part * PART_ROWS * TILE_OUTPUTS).min(self.dims.padded_outputs() as usize);
+        let output = |part: usize| (part * self.groups * OUTPUTS).min(self.dims.padded_outputs() as usize);
         output(parts.start)..output(parts.end)
     }
 
@@ -176,7 +197,8 @@ impl Prepacked {
     #[inline(always)]
     pub(crate) fn fits(&self, parts: &Range<usize>, x: &Input<'_>, y: &[f32], y_stride: usize) -> bool {
         let ((segments, stride), outputs) = (self.inputs, self.outputs(parts.clone()).len());
-        let long_enough = || {
+        let enough_for_one = || stride <= x.values.len() && segments <= x.scales.len() && outputs <= y.len();
+        let enough = || {
             let y_used = x.batch.checked_sub(1)?.checked_mul(y_stride)?.checked_add(outputs)?;
             Some(
                 x.batch.checked_mul(stride)? <= x.values.len()
@@ -184,7 +206,8 @@ impl Prepacked {
                     && y_used <= y.len(),
             )
         };
-        parts.end <= self.parts.len() && outputs <= y_stride && long_enough() == Some(true)
+        let enough = || if x.batch == 1 { enough_for_one() } else { enough() == Some(true) };
+        parts.end <= self.parts.len() && outputs <= y_stride && enough()
     }
 
     /// `x` in pieces of so many positions; the last may have fewer.
@@ -200,7 +223,7 @@ impl Prepacked {
         values.zip(scales).zip(batches).map(|((values, scales), batch)| Input { values, scales, batch })
     }
 
-    /// Calls `job` for each of `parts` and at most `positions` positions at once. False, and nothing is done, if the matrix is packed otherwise than `packing`, or
+    /// Calls `one` for each of `parts` if there is one position, or else `several` for each and at most `positions` at once. False, and nothing is done, if the matrix is packed otherwise than `packing`, or
     /// if `x` or `y`, which is `(batch, y_stride)`, is too short.
     #[inline(always)]
     pub(super) fn jobs(
@@ -210,30 +233,39 @@ impl Prepacked {
         y: &mut [f32],
         y_stride: usize,
         (packing, positions): (Packing, usize),
-        mut job: impl FnMut(&Job<'_>),
+        (mut one, mut several): (impl FnMut(&Job<'_>), impl FnMut(&Job<'_>)),
     ) -> bool {
         if packing != self.packing || !self.fits(&parts, &x, y, y_stride) {
             return false;
         }
         let (segments, stride) = self.inputs;
-        let mut output = 0;
+        let mut y = y.as_mut_ptr();
         for part in &self.parts[parts] {
-            let mut from = 0;
-            while from < x.batch {
-                job(&Job {
-                    packed: self,
-                    part,
-                    values: x.values.as_ptr().wrapping_add(from * stride),
-                    stride,
-                    scales: x.scales.as_ptr().wrapping_add(from * segments),
-                    segments,
-                    y: y.as_mut_ptr().wrapping_add(from * y_stride + output),
-                    y_stride,
-                    positions: positions.min(x.batch - from),
-                });
-                from += positions;
+            let mut job = Job {
+                packed: self,
+                part,
+                values: x.values.as_ptr(),
+                stride,
+                scales: x.scales.as_ptr(),
+                segments,
+                y,
+                y_stride,
+                positions: 1,
+            };
+            if x.batch == 1 {
+                one(&job);
+            } else {
+                let mut left = x.batch;
+                while left > 0 {
+                    job.positions = positions.min(left);
+                    several(&job);
+                    job.values = job.values.wrapping_add(job.positions * stride);
+                    job.scales = job.scales.wrapping_add(job.positions * segments);
+                    job.y = job.y.wrapping_add(job.positions * y_stride);
+                    left -= job.positions;
+                }
             }
-            output += part.outputs;
+            y = y.wrapping_add(part.outputs);
         }
         true
     }
@@ -259,9 +291,8 @@ pub(super) struct Job<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Cursor<'a> {
     pub lines: *const Line,
-    pub finish: *const Finish,
-    pub places: *const [u8; OUTPUTS],
     pub windows: *const u32,
+    pub places: *const [u8; OUTPUTS],
     pub counts: *const u16,
     /// First outputs of each group's lanes.
     pub outputs: &'a [[u32; LANES]],
@@ -278,13 +309,12 @@ impl Job<'_> {
     /// The beginning of the part, of which `kept` is known.
     #[inline(always)]
     pub fn cursor<'a>(&self, kept: &'a Sparse) -> Cursor<'a> {
-        let Part { groups, line, step, finish, group, .. } = *self.part;
+        let Part { groups, line, step, count, group, .. } = *self.part;
         Cursor {
             lines: self.packed.lines.as_ptr().wrapping_add(line),
-            finish: self.packed.finish.as_ptr().wrapping_add(finish),
-            places: kept.places.as_ptr().wrapping_add(step),
             windows: kept.windows.as_ptr().wrapping_add(step),
-            counts: kept.counts.as_ptr().wrapping_add(finish),
+            places: kept.places.as_ptr().wrapping_add(step),
+            counts: kept.counts.as_ptr().wrapping_add(count),
             outputs: kept.outputs.get(group..group + groups).unwrap_or(&[]),
         }
     }

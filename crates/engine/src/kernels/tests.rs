@@ -194,6 +194,32 @@ proptest! {
         }
     }
 
+    /// Sums as large as they get.
+    #[cfg(feature = "prepack")]
+    #[test]
+    fn prepacked_extremes_agree(
+        inputs in 1u32..600,
+        whole in any::<bool>(),
+        weight in prop_oneof![Just(0x80u8), Just(0x81), Just(0x7F)],
+        x in prop_oneof![Just(-127i8), Just(127)],
+        seed in any::<u64>(),
+    ) {
+        let dims = MatrixDims { outputs: 20, inputs };
+        let mut tiles = tiles(&dims, if whole { 4 } else { 2 }, seed);
+        tiles.iter_mut().for_each(|(_, cells)| cells.fill(weight));
+        let values = std::vec![x; dims.padded_inputs() as usize];
+        let scales = std::vec![1.0; dims.segments() as usize];
+        let input = Input { values: &values, scales: &scales, batch: 1 };
+        let mut want = [0.0; 20];
+        let pages = pages_of(&dims, &tiles, input, (&mut want, 20));
+        for kernel in available() {
+            let Some(packed) = kernel.prepack(&[(dims, &pages)], false) else { continue };
+            let mut y = [f32::NAN; 20];
+            prop_assert!(kernel.compute().multiply_prepacked(&packed, 0..packed.parts(), input, &mut y, 20));
+            prop_assert_eq!(y.map(f32::to_bits), want.map(f32::to_bits), "{}", kernel.name);
+        }
+    }
+
     /// Matrices of the same inputs, packed as one, give what each gives by itself, side by side.
     #[cfg(feature = "prepack")]
     #[test]

@@ -9,12 +9,13 @@ use core::ops::Range;
 use super::sums::Sums;
 use crate::kernels::Input;
 use crate::kernels::prepacked::{
-    BUNDLE, Cursor, Finish, Job, LANES, LAST, Line, OUTPUTS, Packing, Prepacked, STEP, Sparse, WINDOW,
+    BUNDLE, Cursor, Job, LANES, LAST, Line, OUTPUTS, Packing, Prepacked, SCALE, START, STEP, Sparse, WINDOW,
+    Window,
 };
 
 /// How these kernels want matrices. A weight of −128 has no negative.
 pub(super) const fn packing<S: Sums>() -> Packing {
-    Packing { least: -127, sparse: 70 }
+    Packing { least: -127, sparse: 70, window: Window::Sliding }
 }
 
 /// What activations are flipped by.
@@ -34,7 +35,7 @@ pub(super) fn multiply<S: Sums>(
     y: &mut [f32],
     y_stride: usize,
 ) -> bool {
-    packed.jobs(parts, x, y, y_stride, (packing::<S>(), 2), |job| {
+    let all = |job: &Job<'_>| {
         // SAFETY: a job has as many positions as it says.
         unsafe {
             match (job.positions, &packed.sparse) {
@@ -45,7 +46,8 @@ pub(super) fn multiply<S: Sums>(
                 (_, Some(kept)) => sparse::<S, 2, false>(job, kept),
             }
         }
-    })
+    };
+    packed.jobs(parts, x, y, y_stride, (packing::<S>(), 2), (&all, &all))
 }
 
 /// # Safety
@@ -55,7 +57,6 @@ pub(super) fn multiply<S: Sums>(
 unsafe fn dense<S: Sums, const B: usize>(job: &Job<'_>) {
     let (packed, groups) = (job.packed, job.part.groups);
     let mut lines = packed.lines.as_ptr().wrapping_add(job.part.line);
-    let mut finish = packed.finish.as_ptr().wrapping_add(job.part.finish);
     for segment in 0..job.segments {
         let (x, inputs) = job.segment(segment);
         let cells = inputs / 4;
@@ -68,7 +69,8 @@ unsafe fn dense<S: Sums, const B: usize>(job: &Job<'_>) {
             // Two groups at once, as registers go.
             for first in (0..side_by_side).step_by(2) {
                 let at = (segment, bundle + first, cells);
-                let lines = lines.wrapping_add(first);
+                let finish = lines.wrapping_add(first);
+                let lines = finish.wrapping_add(side_by_side);
                 // SAFETY: a part has a line for each of its groups and cells, a finish for each group and segment.
                 unsafe {
                     match side_by_side - first {
@@ -76,9 +78,8 @@ unsafe fn dense<S: Sums, const B: usize>(job: &Job<'_>) {
                         _ => bundle_of::<S, B, 2>(job, at, x, (lines, side_by_side), finish),
                     }
                 }
-                finish = finish.wrapping_add((side_by_side - first).min(2));
             }
-            lines = lines.wrapping_add(side_by_side * cells);
+            lines = lines.wrapping_add(side_by_side * (1 + cells));
         }
     }
 }
@@ -94,7 +95,7 @@ unsafe fn bundle_of<S: Sums, const B: usize, const G: usize>(
     (segment, first, cells): (usize, usize, usize),
     (x, negatives): (*const i8, &[__m256i; B]),
     (mut lines, stride): (*const Line, usize),
-    finish: *const Finish,
+    finish: *const Line,
 ) {
     // SAFETY: the caller's word; the job has a segment's activations at each position.
     unsafe {
@@ -193,11 +194,12 @@ unsafe fn eight_cells(x: *const i8, cells: usize) -> __m256i {
 /// AVX2; the finish.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-unsafe fn starts<S: Sums>(finish: *const Finish) -> [__m256i; HALVES] {
+unsafe fn starts<S: Sums>(finish: *const Line) -> [__m256i; HALVES] {
     core::array::from_fn(|half| {
         if S::ANY {
             // SAFETY: the caller's word; a half of 16 numbers.
-            unsafe { _mm256_load_si256((*finish).start.as_ptr().cast::<__m256i>().add(half)) }
+            let sums_and_scales = unsafe { _mm256_load_si256(finish.cast::<__m256i>().add(half)) };
+            S::add_words(_mm256_setzero_si256(), sums_and_scales, _mm256_set1_epi32(START))
         } else {
             _mm256_setzero_si256()
         }
@@ -210,10 +212,11 @@ unsafe fn starts<S: Sums>(finish: *const Finish) -> [__m256i; HALVES] {
 /// AVX2; the finish.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-unsafe fn products(x_scale: f32, finish: *const Finish, sums: [__m256i; HALVES]) -> [__m256; HALVES] {
+unsafe fn products(x_scale: f32, finish: *const Line, sums: [__m256i; HALVES]) -> [__m256; HALVES] {
     core::array::from_fn(|half| {
-        // SAFETY: the caller's word; a half of 16 scales.
-        let scales = unsafe { _mm256_load_ps((*finish).scales.as_ptr().add(half * OUTPUTS / HALVES)) };
+        // SAFETY: the caller's word; a half of 16 numbers.
+        let sums_and_scales = unsafe { _mm256_load_si256(finish.cast::<__m256i>().add(half)) };
+        let scales = _mm256_castsi256_ps(_mm256_and_si256(sums_and_scales, _mm256_set1_epi32(SCALE)));
         _mm256_mul_ps(_mm256_mul_ps(_mm256_set1_ps(x_scale), scales), _mm256_cvtepi32_ps(sums[half]))
     })
 }
@@ -245,10 +248,12 @@ unsafe fn sparse<S: Sums, const B: usize, const ONE: bool>(job: &Job<'_>, kept: 
             let from = group;
             for (b, only) in only.iter().enumerate() {
                 group = from;
-                let Cursor { lines, finish, places, windows, counts, .. } = &mut group;
+                let Cursor { lines, places, windows, counts, .. } = &mut group;
                 let mut y = [_mm256_setzero_ps(); HALVES];
                 for segment in 0..segments {
-                    let mut sums = starts::<S>(*finish).map(|start| {
+                    let finish = *lines;
+                    *lines = lines.wrapping_add(1);
+                    let mut sums = starts::<S>(finish).map(|start| {
                         let mut sums = [_mm256_setzero_si256(); STEP];
                         sums[0] = start;
                         sums
@@ -280,12 +285,11 @@ unsafe fn sparse<S: Sums, const B: usize, const ONE: bool>(job: &Job<'_>, kept: 
                         step::<S, LAST>(lines, next(), &mut sums);
                     }
                     let x_scale = *job.scales.wrapping_add(b * segments + segment);
-                    let products = products(x_scale, *finish, sums.map(|sums| turned_back(sums)));
+                    let products = products(x_scale, finish, sums.map(|sums| turned_back(sums)));
                     for (y, product) in y.iter_mut().zip(products) {
                         *y = if segment == 0 { product } else { _mm256_add_ps(*y, product) };
                     }
                     *counts = counts.wrapping_add(1);
-                    *finish = finish.wrapping_add(1);
                 }
                 for (y, outputs) in y.into_iter().zip(outputs.chunks_exact(LANES / HALVES)) {
                     _mm_storeu_ps(job.outputs_from(b, outputs[0]), _mm256_castps256_ps128(y));

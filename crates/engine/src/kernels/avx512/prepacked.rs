@@ -5,11 +5,12 @@ use core::ops::Range;
 
 use crate::kernels::Input;
 use crate::kernels::prepacked::{
-    BUNDLE, Cursor, Finish, Job, LANES, LAST, Line, OUTPUTS, Packing, Prepacked, STEP, Sparse, WINDOW,
+    BUNDLE, Cursor, Job, LANES, LAST, Line, OUTPUTS, PLACES_BITS, PLACES_STEPS, Packing, Prepacked, SCALE,
+    START, STEP, Sparse, Window,
 };
 
 /// How this kernel wants matrices.
-pub(super) const PACKING: Packing = Packing { least: i8::MIN, sparse: 80 };
+pub(super) const PACKING: Packing = Packing { least: i8::MIN, sparse: 80, window: Window::Segment };
 
 /// Lines of weights from which on a matrix does not come from the near caches, and is asked for ahead.
 const MANY: usize = if cfg!(test) { 100 } else { 8192 };
@@ -17,6 +18,15 @@ const MANY: usize = if cfg!(test) { 100 } else { 8192 };
 const AHEAD: usize = 128;
 /// Positions that share weights, as far as registers go.
 const POSITIONS: usize = 4;
+/// The same where each has four registers of activations.
+const WIDE_POSITIONS: usize = 3;
+
+/// Registers of a segment's activations.
+const REGISTERS: usize = 4;
+/// Activations of a register.
+const REGISTER: usize = 64;
+/// What two registers have. From as many one permutation takes its pick.
+const NARROW: usize = 2 * REGISTER;
 
 /// [`multiply_prepacked`](crate::kernels::Compute::multiply_prepacked).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
@@ -27,24 +37,35 @@ pub(super) fn multiply(
     y: &mut [f32],
     y_stride: usize,
 ) -> bool {
-    packed.jobs(parts, x, y, y_stride, (PACKING, POSITIONS), |job| {
-        // SAFETY: a job has as many positions as it says.
-        unsafe {
-            match (job.positions, &packed.sparse) {
-                (1, None) => dense::<1>(job),
-                (2, None) => dense::<2>(job),
-                (3, None) => dense::<3>(job),
-                (_, None) => dense::<POSITIONS>(job),
-                (1, Some(kept)) if job.stride <= WINDOW => sparse::<1, true, false>(job, kept),
-                (1, Some(kept)) if packed.lines() < MANY => sparse::<1, false, false>(job, kept),
-                (1, Some(kept)) => sparse::<1, false, true>(job, kept),
-                (2, Some(kept)) => sparse::<2, false, true>(job, kept),
-                (3, Some(kept)) => sparse::<3, false, true>(job, kept),
-                (4, Some(kept)) if job.stride <= WINDOW => sparse::<POSITIONS, true, false>(job, kept),
-                (_, Some(kept)) => sparse::<POSITIONS, false, true>(job, kept),
+    // SAFETY: a job has as many positions as it says, and no more than `positions`.
+    let one = |job: &Job<'_>| unsafe {
+        match &packed.sparse {
+            None => dense::<1>(job),
+            Some(kept) if job.stride <= NARROW && packed.lines() < MANY => {
+                sparse::<1, false, false>(job, kept)
             }
+            Some(kept) if packed.lines() < MANY => sparse::<1, true, false>(job, kept),
+            Some(kept) => sparse::<1, true, true>(job, kept),
         }
-    })
+    };
+    // SAFETY: the same.
+    let several = |job: &Job<'_>| unsafe {
+        match (job.positions, &packed.sparse) {
+            (1, None) => dense::<1>(job),
+            (2, None) => dense::<2>(job),
+            (3, None) => dense::<3>(job),
+            (_, None) => dense::<POSITIONS>(job),
+            (1, Some(kept)) => sparse::<1, true, true>(job, kept),
+            (2, Some(kept)) => sparse::<2, true, true>(job, kept),
+            (WIDE_POSITIONS, Some(kept)) => sparse::<WIDE_POSITIONS, true, true>(job, kept),
+            (_, Some(kept)) => sparse::<POSITIONS, false, false>(job, kept),
+        }
+    };
+    let positions = match packed.sparse {
+        Some(_) if packed.inputs.1 > NARROW => WIDE_POSITIONS,
+        _ => POSITIONS,
+    };
+    packed.jobs(parts, x, y, y_stride, (PACKING, positions), (one, several))
 }
 
 /// # Safety
@@ -54,7 +75,6 @@ pub(super) fn multiply(
 unsafe fn dense<const B: usize>(job: &Job<'_>) {
     let (packed, groups) = (job.packed, job.part.groups);
     let mut lines = packed.lines.as_ptr().wrapping_add(job.part.line);
-    let mut finish = packed.finish.as_ptr().wrapping_add(job.part.finish);
     for segment in 0..job.segments {
         let (x, inputs) = job.segment(segment);
         let cells = inputs / 4;
@@ -63,14 +83,13 @@ unsafe fn dense<const B: usize>(job: &Job<'_>) {
             // SAFETY: a part has a line for each of its groups and cells, a finish for each group and segment.
             let done = unsafe {
                 match groups - first {
-                    1 => bundle::<B, 1>(job, at, x, lines, finish),
-                    2 => bundle::<B, 2>(job, at, x, lines, finish),
-                    3 => bundle::<B, 3>(job, at, x, lines, finish),
-                    _ => bundle::<B, 4>(job, at, x, lines, finish),
+                    1 => bundle::<B, 1>(job, at, x, lines),
+                    2 => bundle::<B, 2>(job, at, x, lines),
+                    3 => bundle::<B, 3>(job, at, x, lines),
+                    _ => bundle::<B, 4>(job, at, x, lines),
                 }
             };
-            lines = lines.wrapping_add(done * cells);
-            finish = finish.wrapping_add(done);
+            lines = lines.wrapping_add(done * (1 + cells));
         }
     }
 }
@@ -85,14 +104,12 @@ unsafe fn bundle<const B: usize, const G: usize>(
     job: &Job<'_>,
     (segment, first, cells): (usize, usize, usize),
     x: *const i8,
-    mut lines: *const Line,
-    finish: *const Finish,
+    finish: *const Line,
 ) -> usize {
     // SAFETY: the caller's word; the job has a segment's activations at each position; outputs are written by a mask.
     unsafe {
-        let starts: [__m512i; G] = core::array::from_fn(|group| {
-            _mm512_load_si512((*finish.wrapping_add(group)).start.as_ptr().cast())
-        });
+        let mut lines = finish.wrapping_add(G);
+        let starts: [__m512i; G] = core::array::from_fn(|group| start(finish.wrapping_add(group)));
         let mut sums = [starts; B];
         let flip = _mm512_set1_epi8(-128);
         for cell in 0..cells {
@@ -113,7 +130,7 @@ unsafe fn bundle<const B: usize, const G: usize>(
                 let output = (first + group) * OUTPUTS;
                 let there = ((1u32 << (job.part.outputs - output).min(OUTPUTS)) - 1) as u16;
                 let y = job.y.wrapping_add(b * job.y_stride + output);
-                let mut product = product(x_scale, &*finish.wrapping_add(group), sum);
+                let mut product = product(x_scale, finish.wrapping_add(group), sum);
                 if segment > 0 {
                     product = _mm512_add_ps(_mm512_maskz_loadu_ps(there, y), product);
                 }
@@ -124,65 +141,125 @@ unsafe fn bundle<const B: usize, const G: usize>(
     G
 }
 
-/// `ONE`: there is one window only.
+/// `WIDE`: segments may have more inputs than [`NARROW`]. `FAR`: weights are asked for ahead.
 ///
 /// # Safety
-/// AVX-512; the job has `B` positions.
+/// AVX-512; the job has `B` positions, and one narrow segment if it is not `WIDE`.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
-unsafe fn sparse<const B: usize, const ONE: bool, const FAR: bool>(job: &Job<'_>, kept: &Sparse) {
-    let segments = if ONE { 1 } else { job.segments };
-    let Cursor { mut lines, mut finish, mut places, mut windows, mut counts, outputs } = job.cursor(kept);
-    // SAFETY: for each group of a part and each segment there are a finish and a number of lines; as many lines, and a window and places for each step
-    // of these. Windows are within the inputs, of which the job has as many as it says.
+unsafe fn sparse<const B: usize, const WIDE: bool, const FAR: bool>(job: &Job<'_>, kept: &Sparse) {
+    let segments = if WIDE { job.segments } else { 1 };
+    let Cursor { mut lines, mut counts, outputs, .. } = job.cursor(kept);
+    // SAFETY: for each group of a part and each segment there are a finish and a number of lines; as many lines, and places for the steps that these
+    // are. Places are within the segment, of whose activations the job has as many as it says.
     unsafe {
-        let flip = _mm512_set1_epi8(-128);
-        let there = u64::MAX >> (WINDOW - job.stride.min(WINDOW));
-        let only: [__m512i; B] = core::array::from_fn(|b| match ONE {
-            true => _mm512_maskz_loadu_epi8(there, job.values.wrapping_add(b * job.stride)),
-            false => _mm512_setzero_si512(),
-        });
-        let only = only.map(|x| _mm512_xor_si512(x, flip));
+        let mut x = activations::<B, WIDE>(job, 0);
         for outputs in outputs {
             let mut y = [_mm512_setzero_ps(); B];
             for segment in 0..segments {
-                let start = _mm512_load_si512((*finish).start.as_ptr().cast());
-                let none = _mm512_setzero_si512();
-                let mut sums = [[start, none, none, none]; B];
-                let mut next = || {
-                    let place = _mm512_cvtepi8_epi32(_mm_loadu_si128(places.cast()));
-                    places = places.wrapping_add(1);
-                    let mut x = only;
-                    if !ONE {
-                        let from = job.values.wrapping_add(*windows as usize * 4);
-                        windows = windows.wrapping_add(1);
-                        for (b, x) in x.iter_mut().enumerate() {
-                            *x = _mm512_loadu_si512(from.wrapping_add(b * job.stride).cast());
-                            *x = _mm512_xor_si512(*x, flip);
-                        }
-                    }
-                    x.map(|x| _mm512_permutexvar_epi32(place, x))
-                };
-                let count = *counts as usize;
-                for _ in 0..count / STEP {
-                    step::<B, STEP, FAR>(&mut lines, next(), &mut sums);
+                if segments > 1 {
+                    x = activations::<B, WIDE>(job, segment);
                 }
-                if !count.is_multiple_of(STEP) {
-                    step::<B, LAST, FAR>(&mut lines, next(), &mut sums);
+                let finish = lines;
+                lines = lines.wrapping_add(1);
+                let none = _mm512_setzero_si512();
+                let mut sums = [[start(finish), none, none, none]; B];
+                let mut left = *counts as usize;
+                while left > PLACES_STEPS * STEP {
+                    steps::<B, WIDE, FAR, { PLACES_STEPS * 2 }>(&mut lines, &x, &mut sums);
+                    left -= PLACES_STEPS * STEP;
+                }
+                // Each number of lines has code of its own, so that there is one branch to be foreseen.
+                match left / LAST {
+                    0 => {}
+                    1 => steps::<B, WIDE, FAR, 1>(&mut lines, &x, &mut sums),
+                    2 => steps::<B, WIDE, FAR, 2>(&mut lines, &x, &mut sums),
+                    3 => steps::<B, WIDE, FAR, 3>(&mut lines, &x, &mut sums),
+                    4 => steps::<B, WIDE, FAR, 4>(&mut lines, &x, &mut sums),
+                    5 => steps::<B, WIDE, FAR, 5>(&mut lines, &x, &mut sums),
+                    6 => steps::<B, WIDE, FAR, 6>(&mut lines, &x, &mut sums),
+                    7 => steps::<B, WIDE, FAR, 7>(&mut lines, &x, &mut sums),
+                    8 => steps::<B, WIDE, FAR, 8>(&mut lines, &x, &mut sums),
+                    9 => steps::<B, WIDE, FAR, 9>(&mut lines, &x, &mut sums),
+                    _ => steps::<B, WIDE, FAR, 10>(&mut lines, &x, &mut sums),
                 }
                 for (b, (y, sums)) in y.iter_mut().zip(sums).enumerate() {
                     let x_scale = *job.scales.wrapping_add(b * segments + segment);
-                    let product = product(x_scale, &*finish, turned_back(sums));
+                    let product = product(x_scale, finish, turned_back(sums));
                     *y = if segment == 0 { product } else { _mm512_add_ps(*y, product) };
                 }
                 counts = counts.wrapping_add(1);
-                finish = finish.wrapping_add(1);
             }
             for (b, y) in y.into_iter().enumerate() {
                 store(job, b, outputs, y);
             }
         }
     }
+}
+
+/// A segment's activations, `x + 128`.
+///
+/// # Safety
+/// AVX-512; the job has `B` positions and the segment, which is narrow if it is not `WIDE`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
+unsafe fn activations<const B: usize, const WIDE: bool>(
+    job: &Job<'_>,
+    segment: usize,
+) -> [[__m512i; REGISTERS]; B] {
+    let (from, inputs) = job.segment(segment);
+    let flip = _mm512_set1_epi8(-128);
+    core::array::from_fn(|b| {
+        core::array::from_fn(|register| {
+            let first = register * REGISTER;
+            if !WIDE && first >= NARROW {
+                return flip;
+            }
+            let there = _bzhi_u64(u64::MAX, inputs.saturating_sub(first).min(REGISTER) as u32);
+            let from = from.wrapping_add(b * job.stride + first);
+            // SAFETY: the caller's word; what is beyond the segment is masked.
+            _mm512_xor_si512(unsafe { _mm512_maskz_loadu_epi8(there, from) }, flip)
+        })
+    })
+}
+
+/// All steps that `places` has the places of, which have twice `HALVES` lines.
+///
+/// # Safety
+/// AVX-512; the places and the lines.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
+unsafe fn steps<const B: usize, const WIDE: bool, const FAR: bool, const HALVES: usize>(
+    lines: &mut *const Line,
+    x: &[[__m512i; REGISTERS]; B],
+    sums: &mut [[__m512i; STEP]; B],
+) {
+    // SAFETY: the caller's word.
+    unsafe {
+        let mut place = _mm512_load_si512(lines.cast());
+        *lines = lines.wrapping_add(1);
+        for _ in 0..HALVES / 2 {
+            step::<B, STEP, FAR>(lines, picked::<B, WIDE>(x, place), sums);
+            place = _mm512_srli_epi32::<{ PLACES_BITS as u32 }>(place);
+        }
+        if HALVES % 2 == 1 {
+            step::<B, LAST, FAR>(lines, picked::<B, WIDE>(x, place), sums);
+        }
+    }
+}
+
+/// The activations that the lowest bits of `place` say.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
+fn picked<const B: usize, const WIDE: bool>(x: &[[__m512i; REGISTERS]; B], place: __m512i) -> [__m512i; B] {
+    let upper = _mm512_test_epi32_mask(place, _mm512_set1_epi32(1 << (PLACES_BITS - 1)));
+    x.map(|[a, b, c, d]| {
+        let lower = _mm512_permutex2var_epi32(a, place, b);
+        match WIDE {
+            true => _mm512_mask_blend_epi32(upper, lower, _mm512_permutex2var_epi32(c, place, d)),
+            false => lower,
+        }
+    })
 }
 
 /// Some lines of a step.
@@ -239,11 +316,27 @@ unsafe fn store(job: &Job<'_>, b: usize, outputs: &[u32; LANES], y: __m512) {
     }
 }
 
+/// Where a group's sums begin.
+///
+/// # Safety
+/// AVX-512; the finish.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn start(finish: *const Line) -> __m512i {
+    // SAFETY: 16 numbers.
+    let sums_and_scales = unsafe { _mm512_load_si512(finish.cast()) };
+    _mm512_dpwssd_epi32(_mm512_setzero_si512(), sums_and_scales, _mm512_set1_epi32(START))
+}
+
 /// What a segment adds to outputs: sums, times the scales of activations and weights.
+///
+/// # Safety
+/// AVX-512; the finish.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn product(x_scale: f32, finish: &Finish, sums: __m512i) -> __m512 {
-    // SAFETY: 16 scales.
-    let scales = unsafe { _mm512_load_ps(finish.scales.as_ptr()) };
+unsafe fn product(x_scale: f32, finish: *const Line, sums: __m512i) -> __m512 {
+    // SAFETY: 16 numbers.
+    let sums_and_scales = unsafe { _mm512_load_si512(finish.cast()) };
+    let scales = _mm512_castsi512_ps(_mm512_and_si512(sums_and_scales, _mm512_set1_epi32(SCALE)));
     _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(x_scale), scales), _mm512_cvtepi32_ps(sums))
 }

@@ -6,14 +6,17 @@ use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS, TILES_PER_GROUP, TileRe
 use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page};
 
 use super::{
-    BUNDLE, Finish, LANES, LAST, Line, Lines, OUTPUTS, PART, PART_ROWS, Packing, Part, Prepacked, STEP,
-    Sparse, WINDOW_CELLS,
+    BUNDLE, LANES, LAST, Line, Lines, OUTPUTS, PART, PART_LINES, PLACES_BITS, PLACES_STEPS, Packing, Part,
+    Prepacked, STEP, Sparse, WINDOW_CELLS, Window,
 };
 use crate::kernels::Kernel;
 use crate::kernels::scalar::CELL_INPUTS;
 
 /// Percent of lines up to which a sparse matrix takes less time, when the model is larger than the caches: then, bytes are what takes time.
 const SPARSE_FAR_AWAY: usize = 90;
+
+/// Cells of a whole segment.
+const SEGMENT_CELLS: usize = TILE_INPUTS / CELL_INPUTS;
 
 /// A tile on the tape.
 #[derive(Clone, Copy)]
@@ -44,7 +47,7 @@ impl Prepacked {
         let kept: usize = tiles.iter().map(|tile| tile.cells.len()).sum();
         if (kept as u64) < dims.cells() {
             let sparse = Self::sparse(packing, dims, &tiles);
-            let all = dims.row_blocks().div_ceil(LANES as u32) * (dims.padded_inputs() / 4);
+            let all = dims.row_blocks().div_ceil(LANES as u32) * (dims.segments() + dims.padded_inputs() / 4);
             let most = if far_away { SPARSE_FAR_AWAY } else { packing.sparse };
             if sparse.lines.len() * 100 <= all as usize * most {
                 return Some(sparse);
@@ -54,43 +57,44 @@ impl Prepacked {
     }
 
     fn empty(packing: Packing, dims: &MatrixDims) -> Self {
+        let (segments, inputs) = (dims.segments() as usize, dims.padded_inputs() as usize);
+        let groups = PART_LINES / (segments + inputs / CELL_INPUTS);
         Self {
             dims: *dims,
             packing,
-            inputs: (dims.segments() as usize, dims.padded_inputs() as usize),
+            inputs: (segments, inputs),
+            groups: groups.next_multiple_of(BUNDLE).max(PART),
             parts: Vec::new(),
             lines: Lines::default(),
-            finish: Vec::new(),
             sparse: None,
         }
     }
 
-    fn begin_part(&mut self, group: usize, groups: usize, step: usize) {
-        let (line, finish, number) = (self.lines.len(), self.finish.len(), self.parts.len());
+    fn begin_part(&mut self, group: usize, groups: usize, (step, count): (usize, usize)) {
+        let (line, number) = (self.lines.len(), self.parts.len());
         let outputs = self.outputs(number..number + 1).len();
-        self.parts.push(Part { groups, outputs, line, step, finish, group });
+        self.parts.push(Part { groups, outputs, line, step, count, group });
     }
 
     fn dense(packing: Packing, dims: &MatrixDims, tiles: &[Tile<'_>]) -> Self {
         let mut packed = Self::empty(packing, dims);
         let (segments, row_blocks) = (dims.segments() as usize, dims.row_blocks() as usize);
         let all = row_blocks.div_ceil(LANES);
-        packed.lines.own.reserve_exact(all * dims.padded_inputs() as usize / 4);
-        packed.finish.reserve_exact(all * segments);
-        for first in (0..all).step_by(PART) {
-            let groups = first..(first + PART).min(all);
-            packed.begin_part(first, groups.len(), 0);
+        packed.lines.own.reserve_exact(all * (segments + dims.padded_inputs() as usize / 4));
+        for first in (0..all).step_by(packed.groups) {
+            let groups = first..(first + packed.groups).min(all);
+            packed.begin_part(first, groups.len(), (0, 0));
             for segment in 0..segments {
                 let tile = |group: usize, lane| tiles.get((group * LANES + lane) * segments + segment);
                 let cells = dims.cells_in_tile(segment as u32) as usize;
                 for bundle in groups.clone().step_by(BUNDLE) {
                     let bundle = bundle..(bundle + BUNDLE).min(groups.end);
+                    let lanes_of = |group| [0, 1, 2, 3].map(|lane| tile(group, lane));
+                    packed.lines.own.extend(bundle.clone().map(|group| finish_of(lanes_of(group))));
                     let from = packed.lines.len();
                     packed.lines.own.resize(from + cells * bundle.len(), Line::ZERO);
                     for (at, group) in bundle.clone().enumerate() {
-                        let lanes = [0, 1, 2, 3].map(|lane| tile(group, lane));
-                        packed.finish.push(Finish::of(lanes));
-                        for (lane, tile) in lanes.into_iter().enumerate() {
+                        for (lane, tile) in lanes_of(group).into_iter().enumerate() {
                             let Some(tile) = tile else { continue };
                             for (cell, weights) in ones(tile.record.mask).zip(tile.cells) {
                                 packed.lines.own[from + cell * bundle.len() + at].0[lane] = signed(weights);
@@ -107,9 +111,11 @@ impl Prepacked {
         let mut packed = Self::empty(packing, dims);
         let mut sparse = Sparse::default();
         let (segments, row_blocks) = (dims.segments() as usize, dims.row_blocks() as usize);
-        for first in (0..row_blocks).step_by(PART_ROWS) {
-            let last = (first + PART_ROWS).min(row_blocks);
-            packed.begin_part(first / LANES, (last - first).div_ceil(LANES), sparse.windows.len());
+        let rows = packed.groups * LANES;
+        for first in (0..row_blocks).step_by(rows) {
+            let last = (first + rows).min(row_blocks);
+            let begin = (sparse.windows.len(), sparse.counts.len());
+            packed.begin_part(first / LANES, (last - first).div_ceil(LANES), begin);
             let row = |row: usize| tiles.get(row * segments..(row + 1) * segments).unwrap_or(&[]);
             let mut order: Vec<usize> = (first..last).collect();
             order.sort_by_key(|at| row(*at).iter().map(|tile| tile.cells.len()).sum::<usize>());
@@ -129,18 +135,21 @@ impl Prepacked {
 
     /// The steps of a group in a segment.
     fn steps_of(&mut self, segment: usize, tiles: [Option<&Tile<'_>>; LANES], sparse: &mut Sparse) {
-        self.finish.push(Finish::of(tiles));
+        self.lines.own.push(finish_of(tiles));
         let mut lanes = tiles.map(|tile| {
             let (mask, cells) = tile.map_or((0, &[][..]), |tile| (tile.record.mask, tile.cells));
-            ones(mask).map(|cell| segment * (TILE_INPUTS / CELL_INPUTS) + cell).zip(cells).peekable()
+            ones(mask).map(|cell| segment * SEGMENT_CELLS + cell).zip(cells).peekable()
         });
-        let from = self.lines.len();
         let last_window = (self.inputs.1 / CELL_INPUTS).saturating_sub(WINDOW_CELLS);
+        let (mut steps, mut count, mut places_at) = (0, 0, 0);
         while let Some(first) = lanes.iter_mut().filter_map(|lane| Some(lane.peek()?.0)).min() {
-            let window = first.min(last_window);
+            let (window, cells_of_window) = match self.packing.window {
+                Window::Sliding => (first.min(last_window), WINDOW_CELLS),
+                Window::Segment => (segment * SEGMENT_CELLS, SEGMENT_CELLS),
+            };
             let cells = lanes
                 .each_mut()
-                .map(|lane| [(); STEP].map(|()| lane.next_if(|(cell, _)| *cell < window + WINDOW_CELLS)));
+                .map(|lane| [(); STEP].map(|()| lane.next_if(|(cell, _)| *cell < window + cells_of_window)));
             let is_last = lanes.iter_mut().all(|lane| lane.peek().is_none());
             let lines = if is_last && cells.iter().all(|cells| cells[LAST].is_none()) { LAST } else { STEP };
             let mut places = [0; OUTPUTS];
@@ -148,8 +157,7 @@ impl Prepacked {
             for (i, of_lane) in (0..OUTPUTS).zip(cells.iter().flat_map(|cells| [cells; TILE_OUTPUTS])) {
                 let (lane, turn) = (i / TILE_OUTPUTS, i % TILE_OUTPUTS);
                 let Some((cell, weights)) = of_lane[turn % lines] else { continue };
-                let place = (cell - window) as u8;
-                places[i] = place | (place & 8) << 4;
+                places[i] = (cell - window) as u8;
                 for (number, line) in step.iter_mut().enumerate().take(lines) {
                     let output = turn ^ number;
                     let (to, from) = (turn * CELL_INPUTS, output * CELL_INPUTS);
@@ -158,28 +166,42 @@ impl Prepacked {
                     }
                 }
             }
-            sparse.windows.push(window as u32);
-            sparse.places.push(places);
+            match self.packing.window {
+                Window::Sliding => {
+                    sparse.windows.push(window as u32);
+                    sparse.places.push(places.map(|place| place | (place & 8) << 4));
+                }
+                Window::Segment => {
+                    if steps % PLACES_STEPS == 0 {
+                        places_at = self.lines.len();
+                        self.lines.own.push(Line::ZERO);
+                    }
+                    for (of_steps, place) in self.lines.own[places_at].numbers().iter_mut().zip(places) {
+                        *of_steps |= u32::from(place) << (PLACES_BITS * (steps % PLACES_STEPS));
+                    }
+                }
+            }
+            steps += 1;
+            count += lines;
             self.lines.own.extend(&step[..lines]);
         }
-        sparse.counts.push((self.lines.len() - from) as u16);
+        sparse.counts.push(count as u16);
     }
 }
 
-impl Finish {
-    fn of(lanes: [Option<&Tile<'_>>; LANES]) -> Self {
-        let mut finish = Self { start: [0; OUTPUTS], scales: [0.0; OUTPUTS] };
-        for (lane, tile) in lanes.into_iter().enumerate() {
-            let Some(tile) = tile else { continue };
-            for (output, scale) in tile.record.scales_f32().into_iter().enumerate() {
-                let weights = tile.cells.iter().flat_map(|cell| &cell[output * 4..output * 4 + 4]);
-                finish.start[lane * TILE_OUTPUTS + output] =
-                    -128 * weights.map(|w| i32::from(*w as i8)).sum::<i32>();
-                finish.scales[lane * TILE_OUTPUTS + output] = scale;
-            }
+/// The finish of a group's tiles.
+fn finish_of(lanes: [Option<&Tile<'_>>; LANES]) -> Line {
+    let mut finish = Line::ZERO;
+    for (outputs, tile) in finish.numbers().as_chunks_mut::<TILE_OUTPUTS>().0.iter_mut().zip(lanes) {
+        let Some(tile) = tile else { continue };
+        for (number, (output, scale)) in outputs.iter_mut().zip(tile.record.scales).enumerate() {
+            let weights = tile.cells.iter().flat_map(|cell| &cell[number * 4..number * 4 + 4]);
+            // Of at most 256 weights, so no more than 16 bits.
+            let sum = weights.map(|w| i32::from(*w as i8)).sum::<i32>();
+            *output = u32::from(sum as i16 as u16) | u32::from(scale) << 16;
         }
-        finish
     }
+    finish
 }
 
 /// The tiles of a matrix, in order.
