@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::card::CardArg;
 use crate::session::{ThreadsArg, advise, buffer, explain};
 use crate::ui::{Progress, Table, bytes, parse_bytes, parse_count};
-use parts::{Measured, MeasuredTeam, Parts, parts};
+use parts::{Measured, MeasuredTeam, Parts, parts, with_and_without_matrices};
 use random::Dimensions;
 use yardstick::Yardstick;
 
@@ -37,7 +37,8 @@ use yardstick::Yardstick;
     Greedy; the tokens themselves do not matter. Every position's step counts with the fastest of the\n\
     runs, so that other programs disturb little. Parts are measured in runs of their own, by a\n\
     stop-watch that makes steps slower, and each counts with its fastest whole run: they add up to\n\
-    more than a token takes. Shares are of their sum.")]
+    more than a token takes. Shares are of their sum. What matrices add is measured without\n\
+    it, too: what a token takes longer than one for which nothing is multiplied and all products are 0.")]
 pub struct Bench {
     #[command(flatten)]
     card: CardArg,
@@ -123,7 +124,8 @@ impl Bench {
         let team = self.threads.team()?;
         let (mut alone, mut together, mut other) = (Speed::default(), Speed::default(), Fastest::default());
         let passes = tokens + tokens.div_ceil(plan.batch as usize);
-        let steps = self.runs * (passes * (1 + usize::from(team.is_some())) + tokens);
+        let steps = self.runs
+            * (passes * (1 + usize::from(team.is_some())) + tokens * (1 + 2 * usize::from(packed > 0)));
         let mut progress = Progress::new("measuring");
         let tick = &mut || progress.step(steps as u64);
         for _ in 0..self.runs {
@@ -147,6 +149,11 @@ impl Bench {
         engine.share_with(measured.as_ref().map(|team| team as &dyn Team));
         let parts = (0..self.runs)
             .try_fold(Parts::MOST, |least, _| anyhow::Ok(least.least(parts(&mut engine, what, tick)?)))?;
+        let mut by_matrices = [Fastest::default(), Fastest::default()];
+        for _ in 0..if packed > 0 { self.runs } else { 0 } {
+            with_and_without_matrices(&mut engine, what, &mut by_matrices, tick)?;
+        }
+        let [with, without] = by_matrices.map(|steps| steps.seconds() * 1e6 / tokens as f64);
         drop(progress);
 
         let alone = alone.per_second(tokens);
@@ -170,6 +177,7 @@ impl Bench {
                 "decode_tokens_per_s": decode,
                 "prefill_tokens_per_s": prefill,
                 "decode_us_per_token": parts,
+                "matrices_add_us_per_token": (packed > 0).then_some(with - without),
             });
             if team.is_some() {
                 object["one_thread"] =
@@ -220,6 +228,12 @@ impl Bench {
             "\nwithout the stop-watch that measures parts, in runs of their own, a token takes {:.2} us",
             1e6 / decode
         );
+        if packed > 0 {
+            println!(
+                "matrices add {:.2} us to it: with all products 0 it takes {without:.2} us",
+                with - without
+            );
+        }
         Ok(())
     }
 

@@ -22,6 +22,7 @@ fn bench_has_its_keys() {
         assert_eq!((&got["tokens"], &got["pages_streamed_per_pass"]), (&8.into(), &0.into()));
         assert!(got["prepack_ms"].as_f64().unwrap() >= 0.0, "{got:#}");
         assert_eq!(got["not_prepacked"].is_null(), got["prepacked_bytes"].as_u64().unwrap() > 0, "{got:#}");
+        assert_eq!(got["not_prepacked"].is_null(), got["matrices_add_us_per_token"].is_f64(), "{got:#}");
     }
 }
 
@@ -33,6 +34,7 @@ fn why_nothing_was_packed_is_said() {
     {
         let got = place.json(&format!("bench card {QUICK} {options}"));
         assert_eq!(got["prepacked_bytes"], 0, "{got:#}");
+        assert!(got["matrices_add_us_per_token"].is_null(), "{got:#}");
         let said = got["not_prepacked"].as_str().unwrap();
         assert!(said.contains(why), "{options}: {said}");
         let table = place.ok(&format!("bench card {QUICK} {options}"));
@@ -56,6 +58,7 @@ fn the_table_of_parts_tells_its_sum_from_a_token() {
     assert!((number(line("all ")) - sum).abs() < 0.05, "{text}");
     let token = number(line("without the stop-watch"));
     assert!((token * number(line("  decode")) / 1e6 - 1.0).abs() < 0.01, "{text}");
+    line("matrices add ");
 }
 
 #[test]
