@@ -4,6 +4,7 @@ use pageformer_card::Page;
 use pageformer_vram::{Arena, OutOfMemory};
 
 use crate::error::Error;
+use crate::kernels::Input;
 use crate::plan::ActivationLens;
 
 /// What a step computes on its way. `B` is the number of positions of the step; widths are padded to
@@ -28,6 +29,12 @@ pub(crate) struct Activations<'m> {
     pub frequencies: &'m mut [f32],
     /// Cosines, then sines, of every rotary pair `(B, 2, head_dim / 2)`.
     pub rope: &'m mut [f32],
+    /// Embedding rows of the tokens that come next `(B, d_model)`, where the card reads ahead.
+    pub coming: &'m mut [i8],
+    /// Their scales `(B, segments of 256)`.
+    pub coming_scales: &'m mut [f32],
+    /// These tokens `(B)`.
+    pub coming_tokens: &'m mut [u16],
     /// Mask page of the group that streams by.
     pub mask_page: &'m mut Page,
 }
@@ -45,7 +52,25 @@ impl<'m> Activations<'m> {
             weights: arena.take(lens.weights)?,
             frequencies: arena.take(lens.frequencies)?,
             rope: arena.take(lens.rope)?,
+            coming: arena.take(lens.coming)?,
+            coming_scales: arena.take(lens.coming_scales)?,
+            coming_tokens: arena.take(lens.coming_tokens)?,
             mask_page: arena.take::<Page>(1)?.first_mut().ok_or(page)?,
         })
     }
+
+    /// What a matrix reads, where it writes to, and memory for one of its mask pages.
+    pub fn product(&mut self, to: &Buffer, batch: usize) -> (Input<'_>, &mut [f32], &mut Page) {
+        let out = match to {
+            Buffer::H => &mut *self.h,
+            Buffer::Wide => &mut *self.wide,
+        };
+        (Input { values: self.quantized, scales: self.scales, batch }, out, self.mask_page)
+    }
+}
+
+/// The buffers that a matrix writes to or a quantization reads from.
+pub(crate) enum Buffer {
+    H,
+    Wide,
 }

@@ -1,15 +1,20 @@
 //! The forward pass: one pass over the tape for up to `batch` positions.
 
+use core::ops::Range;
+
 #[cfg(feature = "prepack")]
 use pageformer_card::CELL_BYTES;
+use pageformer_card::matrix::TILE_INPUTS;
 use pageformer_card::page::FLOATS_PER_PAGE;
 use pageformer_card::{Manifest, Mlp, Norm, Page, Role, Shape, Tensor, TensorKind, TensorTable};
 use pageformer_vram::{Arena, Card, CardFile, Frames, Vram};
 
-use crate::activations::Activations;
+use crate::activations::{Activations, Buffer};
 use crate::attention::{KvCache, Scratch};
 use crate::error::Error;
-use crate::kernels::{Input, Kernel, Team};
+#[cfg(feature = "prepack")]
+use crate::kernels::Input;
+use crate::kernels::{Kernel, Team};
 use crate::matrix::MatrixPages;
 use crate::numerics::{rotary_frequency, rotation};
 use crate::plan::{ActivationLens, Needs, Plan};
@@ -37,6 +42,8 @@ pub struct Engine<'m, C> {
     /// Scores and weights of attention, for two queries at once; or nothing.
     #[cfg(feature = "prepack")]
     pair: (alloc::vec::Vec<f32>, alloc::vec::Vec<i16>),
+    /// Rows of the embedding that were looked up for the next pass.
+    coming: Coming,
     position: u32,
     passes: u64,
 }
@@ -71,7 +78,7 @@ impl<'m, C: Card> Engine<'m, C> {
         let kv = KvCache::cut(arena, &shape, plan.context)?;
         let act = Activations::cut(
             arena,
-            &ActivationLens::new(&shape, plan.context, plan.batch, plan.logits_rows),
+            &ActivationLens::new(&shape, plan.context, plan.batch, plan.logits_rows, plan.reads_ahead),
         )?;
         for (pair, frequency) in (0..).zip(act.frequencies.iter_mut()) {
             *frequency = rotary_frequency(shape.rope_theta, shape.head_dim, pair);
@@ -104,6 +111,7 @@ impl<'m, C: Card> Engine<'m, C> {
             best: Best::default(),
             #[cfg(feature = "prepack")]
             pair: Default::default(),
+            coming: Coming::default(),
             position: 0,
             passes: 0,
         })
@@ -167,18 +175,19 @@ impl<'m, C: Card> Engine<'m, C> {
     /// of the last: `(vocab)`.
     ///
     /// # Errors
-    /// If the tokens do not fit, a page is bad, or a number is not finite. The sequence is as before then.
+    /// If the tokens do not fit, a page is bad, or a number is not finite that the logits or later tokens depend on. The sequence is as before then.
     pub fn step(&mut self, tokens: &[u16]) -> Result<&mut [f32], Error> {
-        self.forward(tokens, 1, None)?;
+        self.forward(tokens, 1, &[], None)?;
         Ok(self.logits(0))
     }
 
-    /// As [`Self::step`], but without logits, for tokens that others follow: the head is not read.
+    /// As [`Self::step`], but without logits, for tokens that others follow: nothing behind the last layer's keys and values is read. A card that reads ahead
+    /// has time to look up the `next` of these, as far as they are known.
     ///
     /// # Errors
-    /// As [`Self::step`], but for numbers behind the last layer's keys and values, which no token depends on.
-    pub fn read(&mut self, tokens: &[u16]) -> Result<(), Error> {
-        self.forward(tokens, 0, None).map(|_| ())
+    /// As [`Self::step`].
+    pub fn read(&mut self, tokens: &[u16], next: &[u16]) -> Result<(), Error> {
+        self.forward(tokens, 0, next, None).map(|_| ())
     }
 
     /// As [`Self::step`], but returns the token whose logit is the largest, the first of them if several are. The others need not be computed: with a large
@@ -188,7 +197,7 @@ impl<'m, C: Card> Engine<'m, C> {
     /// As [`Self::step`].
     pub fn most_likely(&mut self, tokens: &[u16]) -> Result<u16, Error> {
         self.ask_for_best(true);
-        self.forward(tokens, 1, None)?;
+        self.forward(tokens, 1, &[], None)?;
         let compute = self.kernel.compute();
         Ok(self.best().unwrap_or_else(|| compute.argmax(self.logits(0)) as u16))
     }
@@ -224,13 +233,14 @@ impl<'m, C: Card> Engine<'m, C> {
     /// # Errors
     /// As [`Self::step`].
     pub fn step_all(&mut self, tokens: &[u16]) -> Result<impl Iterator<Item = &[f32]>, Error> {
-        let rows = self.forward(tokens, tokens.len(), None)?;
+        let rows = self.forward(tokens, tokens.len(), &[], None)?;
         let vocab = self.shape.vocab as usize;
         let stride = vocab.next_multiple_of(4);
         Ok(self.act.wide.chunks_exact(stride).take(rows).map(move |row| row.get(..vocab).unwrap_or(row)))
     }
 
-    /// The pass. Logits of the last `wanted` positions (at most the plan's) are kept; says how many. Without any, the pass ends behind the layers.
+    /// The pass. Logits of the last `wanted` positions (at most the plan's) are kept; says how many. Of other positions, nobody needs more than their keys and
+    /// values: they end in the last layer, and a pass without logits does.
     ///
     /// A card that is read while something is computed has time for other things `meanwhile`: that is called when the embedding has been read, in the middle of the layers and behind them. If it answers no, the pass ends: with
     /// no rows, and the sequence is as before. A pass without logits has nothing to do meanwhile.
@@ -238,6 +248,7 @@ impl<'m, C: Card> Engine<'m, C> {
         &mut self,
         tokens: &[u16],
         wanted: usize,
+        next: &[u16],
         mut meanwhile: Option<Meanwhile<'_, 'm, C>>,
     ) -> Result<usize, Error> {
         let shape = self.shape;
@@ -257,32 +268,62 @@ impl<'m, C: Card> Engine<'m, C> {
         let qkv_pad = q_pad + 2 * kv_pad;
         let compute = self.kernel.compute();
         self.passes += 1;
-        // Without logits, nothing behind the layers is asked for.
+        let rows = wanted.min(self.plan.logits_rows as usize).min(batch);
         let is_prompt = wanted == 0;
         debug_assert!(!is_prompt || meanwhile.is_none());
         if self.reads_ahead() {
-            let end = if is_prompt { layers_end(&shape, &self.table) } else { self.plan.pinning.tape };
-            self.vram.begin_pass(end);
+            let (end, without) = match is_prompt {
+                true => (prompts_end(&shape, &self.table), last_queries(&shape, &self.table)),
+                false => (self.plan.pinning.tape, 0..0),
+            };
+            self.vram.begin_pass(end, without);
         }
 
         // x = embedding of each token
         let embedding = matrix_of(&shape, &self.table, Tensor::Embedding)?;
-        for (token, x) in tokens.iter().zip(self.act.x.chunks_mut(d_pad)) {
+        let there = self.looked_up(tokens);
+        for (at, (token, x)) in tokens.iter().zip(self.act.x.chunks_mut(d_pad)).enumerate() {
             if u32::from(*token) >= shape.vocab {
                 return Err(Error::Token(*token));
             }
-            embedding.row(&mut self.vram, u32::from(*token), x.get_mut(..d).unwrap_or(&mut []))?;
+            let mut put = |to: usize, weight: i8, scale: f32| {
+                if let Some(x) = x.get_mut(to) {
+                    *x = f32::from(weight) * scale;
+                }
+            };
+            if at < there {
+                let of = |width: usize| at * width..(at + 1) * width;
+                let row = self.act.coming.get(of(d_pad)).unwrap_or(&[]);
+                let scales =
+                    self.act.coming_scales.get(of(embedding.dims.segments() as usize)).unwrap_or(&[]);
+                for (to, weight) in row.iter().take(d).enumerate() {
+                    put(to, *weight, scales.get(to / TILE_INPUTS).copied().unwrap_or(0.0));
+                }
+            } else {
+                embedding.row(&mut self.vram, u32::from(*token), self.act.scales, put)?;
+            }
         }
+        self.will_come(next);
         if self.is_over(0, &mut meanwhile) {
             return Ok(0);
         }
         self.fill_rope(batch);
 
+        // Positions that are gone on with, and how many others are in front of them.
+        let (mut batch, mut ended) = (batch, 0);
         for layer in 0..shape.n_layers {
+            let is_last = layer + 1 == shape.n_layers;
             // h = norm(x); q, k, v = W·h: (B, qkv_pad)
             self.norm(Tensor::Layer(layer, Role::Ln1), batch)?;
             self.quantize(Tensor::Layer(layer, Role::Ln1), &Buffer::H, batch, (d, d_pad))?;
-            self.multiply(&QKV.map(|role| Tensor::Layer(layer, role)), &Buffer::Wide, (batch, qkv_pad))?;
+            let matrices = QKV.map(|role| Tensor::Layer(layer, role));
+            let (q_pad, qkv_pad) = match is_last && is_prompt && self.pages_are_read() {
+                // No query is asked.
+                true => (0, 2 * kv_pad),
+                false => (q_pad, qkv_pad),
+            };
+            let matrices = if q_pad == 0 { &matrices[1..] } else { &matrices };
+            self.multiply(matrices, &Buffer::Wide, (batch, qkv_pad))?;
 
             // h = attention(q, cache with k and v)
             let act = &mut self.act;
@@ -295,19 +336,27 @@ impl<'m, C: Card> Engine<'m, C> {
                 let stored = self.kv.store(compute, layer, position, k, v, act.quantized);
                 stored.ok_or(not_finite(Role::Wk))?;
             }
+            if is_last {
+                (ended, batch) = (batch - rows, rows);
+                act.x.copy_within(ended * d_pad..(ended + batch) * d_pad, 0);
+            }
+            if batch == 0 {
+                break;
+            }
             let mut scratch = Scratch { query: act.quantized, scores: act.scores, weights: act.weights };
             #[cfg(feature = "prepack")]
             if !self.pair.0.is_empty() {
                 (scratch.scores, scratch.weights) = (&mut self.pair.0, &mut self.pair.1);
             }
-            let rows = act.wide.chunks_mut(qkv_pad).zip(act.h.chunks_mut(q_pad));
-            for (b, (q, h)) in rows.take(batch).enumerate() {
+            let rows = act.wide.chunks_mut(qkv_pad).skip(ended).zip(act.h.chunks_mut(q_pad));
+            for (b, (q, h)) in (ended..).zip(rows.take(batch)) {
                 let (Some(q), Some(h)) = (q.get_mut(..q_dim), h.get_mut(..q_dim)) else { continue };
                 compute.rotate(q, angles(act.rope, &shape, b));
                 let seen = self.position as usize + b + 1;
                 let attended = self.kv.attend(compute, layer, seen, q, h, &mut scratch);
                 attended.ok_or(not_finite(Role::Wq))?;
             }
+            self.look_ahead();
 
             // x += Wo·h
             self.quantize(Tensor::Layer(layer, Role::Wv), &Buffer::H, batch, (q_dim, q_pad))?;
@@ -345,13 +394,11 @@ impl<'m, C: Card> Engine<'m, C> {
             }
         }
 
-        if is_prompt {
-            self.position += batch as u32;
+        if rows == 0 {
+            self.position += ended as u32;
             return Ok(0);
         }
-        // logits = head · norm(x), of the last `wanted` positions
-        let rows = wanted.min(self.plan.logits_rows as usize).min(batch);
-        self.act.x.copy_within((batch - rows) * d_pad..batch * d_pad, 0);
+        // logits = head · norm(x)
         let last_norm = match shape.final_norm {
             true => {
                 self.norm(Tensor::FinalLn, rows)?;
@@ -366,7 +413,7 @@ impl<'m, C: Card> Engine<'m, C> {
         let head = head_of(&shape);
         #[cfg(feature = "prepack")]
         if only_best && rows == 1 && self.find_best(head)? {
-            self.position += batch as u32;
+            self.position += (ended + rows) as u32;
             return Ok(rows);
         }
         let vocab_pad = shape.vocab.next_multiple_of(4) as usize;
@@ -375,7 +422,7 @@ impl<'m, C: Card> Engine<'m, C> {
         if !compute.all_finite(logits.unwrap_or(&[])) {
             return Err(Error::NotFinite(head));
         }
-        self.position += batch as u32;
+        self.position += (ended + rows) as u32;
         Ok(rows)
     }
 
@@ -416,10 +463,73 @@ impl<'m, C: Card> Engine<'m, C> {
         }
     }
 
+    /// Whether matrices are multiplied from their pages, and not from where they are packed.
+    fn pages_are_read(&self) -> bool {
+        #[cfg(feature = "prepack")]
+        return self.prepacked.is_empty();
+        #[cfg(not(feature = "prepack"))]
+        true
+    }
+
     /// Whether the card is read while something is computed.
     #[inline]
     pub(crate) fn reads_ahead(&self) -> bool {
         self.vram.card().read_ahead() > 0
+    }
+
+    /// How many of `tokens`, from the first on, were looked up in the pass before.
+    fn looked_up(&self, tokens: &[u16]) -> usize {
+        let there = self.act.coming_tokens.iter().take(self.coming.known);
+        there.zip(tokens).take_while(|(there, token)| there == token).count()
+    }
+
+    /// The next pass begins with these.
+    fn will_come(&mut self, tokens: &[u16]) {
+        let mut wanted = 0;
+        let known = tokens.iter().take_while(|token| u32::from(**token) < self.shape.vocab);
+        for (to, token) in self.act.coming_tokens.iter_mut().zip(known) {
+            *to = *token;
+            wanted += 1;
+        }
+        self.coming = Coming { known: 0, wanted, begun: false };
+        self.look_ahead();
+    }
+
+    /// Takes the row that the card was told of, if it is there, and tells it of the next. Called again and again while a pass computes.
+    fn look_ahead(&mut self) {
+        // The first is known when compiling.
+        if !self.reads_ahead() || self.coming.known == self.coming.wanted {
+            return;
+        }
+        let d_pad = self.shape.d_model.next_multiple_of(4) as usize;
+        let Ok(embedding) = matrix_of(&self.shape, &self.table, Tensor::Embedding) else { return };
+        let coming = &mut self.coming;
+        if coming.begun
+            && let Some(token) = self.act.coming_tokens.get(coming.known)
+        {
+            if !embedding.has_arrived(&mut self.vram, u32::from(*token)) {
+                return;
+            }
+            let of = |width: usize| coming.known * width..(coming.known + 1) * width;
+            let row = self.act.coming.get_mut(of(d_pad)).unwrap_or(&mut []);
+            let scales = self.act.coming_scales.get_mut(of(embedding.dims.segments() as usize));
+            let put = |to: usize, weight: i8, _| {
+                if let Some(to) = row.get_mut(to) {
+                    *to = weight;
+                }
+            };
+            match embedding.row(&mut self.vram, u32::from(*token), scales.unwrap_or(&mut []), put) {
+                Ok(()) => coming.known += 1,
+                // It is looked up again when it is needed, and then what is wrong is said.
+                Err(_) => coming.wanted = coming.known,
+            }
+        }
+        coming.begun = coming.known < coming.wanted;
+        if coming.begun
+            && let Some(token) = self.act.coming_tokens.get(coming.known)
+        {
+            embedding.begin_row(&mut self.vram, u32::from(*token));
+        }
     }
 
     /// `out = W·quantized` for matrices whose outputs, padded, lie one behind the other in a row: `(batch, stride)`.
@@ -429,31 +539,29 @@ impl<'m, C: Card> Engine<'m, C> {
         out: &Buffer,
         (batch, stride): (usize, usize),
     ) -> Result<(), Error> {
-        let act = &mut self.act;
-        let out = match out {
-            Buffer::H => &mut *act.h,
-            Buffer::Wide => &mut *act.wide,
-        };
-        let input = Input { values: act.quantized, scales: act.scales, batch };
         #[cfg(feature = "prepack")]
         if !self.prepacked.is_empty()
             && let Some(index) = self.shape.tensor_index(tensors[0])
             && let Some(Some(packed)) = self.prepacked.get(index as usize)
-            && prepacked::multiply(packed, self.kernel, self.team, input, out)
         {
-            return Ok(());
+            let (input, out, _) = self.act.product(out, batch);
+            if prepacked::multiply(packed, self.kernel, self.team, input, out) {
+                return Ok(());
+            }
         }
         let mut first = 0;
         for tensor in tensors {
             let matrix = matrix_of(&self.shape, &self.table, *tensor)?;
+            let (input, out, mask_page) = self.act.product(out, batch);
             let out = (out.get_mut(first..).unwrap_or(&mut []), stride);
-            let done = matrix.multiply(&mut self.vram, self.kernel, self.team, input, out, act.mask_page);
+            let done = matrix.multiply(&mut self.vram, self.kernel, self.team, input, out, mask_page);
             // A run that was read ahead may end in another tensor.
             done.map_err(|error| match error {
                 Error::Page(fault, _) => locate(&self.table, fault),
                 other => other,
             })?;
             first += matrix.dims.padded_outputs() as usize;
+            self.look_ahead();
         }
         Ok(())
     }
@@ -606,10 +714,15 @@ struct Best {
     token: Option<u16>,
 }
 
-/// The buffers that a matrix writes to or a quantization reads from.
-enum Buffer {
-    H,
-    Wide,
+/// How far the rows of tokens that come next are looked up.
+#[derive(Default)]
+struct Coming {
+    /// Rows that are there.
+    known: usize,
+    /// Rows that shall be.
+    wanted: usize,
+    /// Whether the card was told of the next one's pages.
+    begun: bool,
 }
 
 /// Matrices of the same input, whose outputs lie one behind the other, in the order of the tape.
@@ -617,9 +730,19 @@ const QKV: [Role; 3] = [Role::Wq, Role::Wk, Role::Wv];
 /// The same of an MLP with a gate.
 const GATE_UP: [Role; 2] = [Role::Wgate, Role::W1];
 
-/// The page behind the last of the layers.
-pub(crate) fn layers_end(shape: &Shape, table: &TensorTable<'_>) -> u32 {
-    table.pages_of(Tensor::Layer(shape.n_layers.saturating_sub(1), Role::W2)).end
+/// The page behind the last that a pass without logits asks for: of the last layer's values.
+fn prompts_end(shape: &Shape, table: &TensorTable<'_>) -> u32 {
+    table.pages_of(Tensor::Layer(shape.n_layers.saturating_sub(1), Role::Wv)).end
+}
+
+/// Pages before these that it does not ask for: the last layer's queries.
+fn last_queries(shape: &Shape, table: &TensorTable<'_>) -> Range<u32> {
+    table.pages_of(Tensor::Layer(shape.n_layers.saturating_sub(1), Role::Wq))
+}
+
+/// Pages that a pass without logits asks for.
+pub(crate) fn pages_of_prompts(shape: &Shape, table: &TensorTable<'_>) -> u32 {
+    prompts_end(shape, table) - last_queries(shape, table).len() as u32
 }
 
 /// The matrix that gives logits.

@@ -1,6 +1,6 @@
 //! A matrix that streams by: `y = W·x` over the pages of the tape.
 
-use pageformer_card::matrix::TileRecord;
+use pageformer_card::matrix::{TILE_INPUTS, TileRecord};
 use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page, Tensor};
 use pageformer_vram::{Card, CardFile, Fault, Vram};
 
@@ -104,45 +104,69 @@ impl MatrixPages {
         }
     }
 
-    /// Row `row` of an unpruned matrix as f32: `x` is `(inputs)`. Each page is asked for once, one after the other. A card that reads ahead is told
-    /// of a page before the one in front of it is waited for: in between it would begin to read a run of others.
-    pub fn row<C: Card>(&self, vram: &mut Vram<'_, C>, row: u32, x: &mut [f32]) -> Result<(), Error> {
+    /// Lets the card begin with what [`Self::row`] wants of it first.
+    pub fn begin_row<C: Card>(&self, vram: &mut Vram<'_, C>, row: u32) {
+        for page in self.first_of_row(row) {
+            vram.begin_page(CardFile::Weights, page);
+        }
+    }
+
+    /// Whether that has been read.
+    pub fn has_arrived<C: Card>(&self, vram: &mut Vram<'_, C>, row: u32) -> bool {
+        self.first_of_row(row).into_iter().all(|page| vram.has_arrived(CardFile::Weights, page))
+    }
+
+    fn first_of_row(&self, row: u32) -> [u32; 2] {
+        let place = self.dims.dense_tile(row, 0);
+        [place.mask_page, place.cell_page].map(|page| self.pages.start + page)
+    }
+
+    /// Row `row` of an unpruned matrix: a scale for each segment, then each weight by its number and with its scale. Each page is asked for once, one after the
+    /// other. A card that reads ahead is told of a page before the one in front of it is waited for: in between it would begin to read a run of others.
+    pub fn row<C: Card>(
+        &self,
+        vram: &mut Vram<'_, C>,
+        row: u32,
+        scales: &mut [f32],
+        mut weight: impl FnMut(usize, i8, f32),
+    ) -> Result<(), Error> {
         let (start, place_in_row) = (self.pages.start, (row % 4) as usize);
         vram.begin_page(CardFile::Weights, start + self.dims.dense_tile(row, 0).cell_page);
-        for (segment, x) in (0..).zip(x.chunks_mut(256)) {
+        for (segment, scale) in (0..self.dims.segments()).zip(&mut *scales) {
             let place = self.dims.dense_tile(row, segment);
             let page = vram.page(CardFile::Weights, start + place.mask_page);
             let record = TileRecord::read(page.map_err(|fault| self.fault(fault))?, place.record as usize);
             if record.mask != self.dims.full_mask(segment) {
                 return Err(Error::Tape { tensor: self.tensor, page: place.mask_page });
             }
-            // The scale waits where its segment begins.
-            if let Some(x) = x.first_mut() {
-                *x = record.scales_f32()[place_in_row];
-            }
+            *scale = record.scales_f32()[place_in_row];
         }
-        for (segment, x) in (0..).zip(x.chunks_mut(256)) {
+        let mut left = self.dims.inputs as usize;
+        for (segment, scale) in (0..self.dims.segments()).zip(scales) {
             let place = self.dims.dense_tile(row, segment);
-            let scale = x.first().copied().unwrap_or(0.0);
             let (mut number, mut cell) = (place.cell_page, place.cell as usize);
-            if cell + x.len().div_ceil(4) > CELLS_PER_PAGE {
+            let inputs = left.min(TILE_INPUTS);
+            if cell + inputs.div_ceil(4) > CELLS_PER_PAGE {
                 vram.begin_page(CardFile::Weights, start + number + 1);
             }
             let mut page = |page: u32| {
                 vram.page(CardFile::Weights, start + page).copied().map_err(|fault| self.fault(fault))
             };
             let mut cells = page(number)?;
-            for x in x.chunks_mut(4) {
+            for first in (0..inputs).step_by(4) {
                 if cell == CELLS_PER_PAGE {
                     (number, cell) = (number + 1, 0);
                     cells = page(number)?;
                 }
                 let from = cell * CELL_BYTES + place_in_row * 4;
-                for (x, w) in x.iter_mut().zip(cells.get(from..from + 4).unwrap_or(&[0; 4])) {
-                    *x = f32::from(*w as i8) * scale;
+                let weights = cells.get(from..from + 4).unwrap_or(&[0; 4]);
+                let to = self.dims.inputs as usize - left + first;
+                for (to, w) in (to..).zip(weights).take(inputs - first) {
+                    weight(to, *w as i8, *scale);
                 }
                 cell += 1;
             }
+            left -= inputs;
         }
         Ok(())
     }

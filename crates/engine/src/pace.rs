@@ -17,9 +17,9 @@ pub struct Pace {
     pub check: u32,
     /// Fetching a page from slow memory that it stays in, once for all positions of a pass; for each page of the tape.
     pub fetch: u32,
-    /// Computing one position, for each page of the tape, without its logits.
+    /// Computing one position, for each page of the tape, without its logits: of the last layer, it takes keys and values only.
     pub compute: u32,
-    /// Computing the logits of one position more than the last, for each page of the tape: what a guess takes and a token of a prompt does not.
+    /// Computing the logits of one position more than the last, for each page of the tape, and the last layer for it: what a guess takes and a token of a prompt does not.
     pub logits: u32,
 }
 
@@ -50,8 +50,8 @@ pub(crate) struct Costs {
     lookup: u64,
     /// Whether the tape is read while positions are computed.
     ahead: bool,
-    /// What passes without logits read and fetch, which end behind the layers, in 1 ÷ 256.
-    layers: u64,
+    /// What passes without logits read and fetch, which end in the last layer, in 1 ÷ 256.
+    prompts: u64,
 }
 
 impl Costs {
@@ -71,7 +71,7 @@ impl Costs {
             logits: times(plan.pinning.tape, logits),
             lookup: 2 * (u64::from(page) + u64::from(command) + u64::from(check)),
             ahead: plan.reads_ahead,
-            layers: needs.of_layers(256),
+            prompts: needs.of_prompts(256),
         }
     }
 
@@ -80,10 +80,15 @@ impl Costs {
         let (positions, more) = (positions as u64, rows.saturating_sub(1) as u64);
         let computing =
             self.position.saturating_mul(positions).saturating_add(self.logits.saturating_mul(more));
-        let of_tape = |all: u64| if rows > 0 { all } else { all.saturating_mul(self.layers) >> 8 };
+        let of_tape = |all: u64| if rows > 0 { all } else { all.saturating_mul(self.prompts) >> 8 };
         let (reading, computing) = (of_tape(self.reading), of_tape(self.once).saturating_add(computing));
+        let looking_up = self.lookup.saturating_mul(positions);
+        if self.ahead && rows == 0 {
+            // The rows of the next batch, while this one is computed.
+            return reading.saturating_add(looking_up).max(computing);
+        }
         let both = if self.ahead { reading.max(computing) } else { reading.saturating_add(computing) };
-        both.saturating_add(self.lookup.saturating_mul(positions))
+        both.saturating_add(looking_up)
     }
 
     /// Whether one more guess pays behind `made` of them in a pass that reads `unread` tokens, too, if all guesses so far are right with probability
@@ -118,7 +123,7 @@ mod tests {
     use super::*;
 
     const SERIAL: Costs =
-        Costs { reading: 1600, once: 0, position: 100, logits: 0, lookup: 0, ahead: false, layers: 256 };
+        Costs { reading: 1600, once: 0, position: 100, logits: 0, lookup: 0, ahead: false, prompts: 256 };
 
     #[test]
     fn guesses_do_not_pay_where_nothing_is_read() {
@@ -153,10 +158,10 @@ mod tests {
         assert!(head.turn(32, 4, 2) > head.turn(32, 4, 1) && SERIAL.turn(32, 4, 2) < SERIAL.turn(32, 4, 1));
     }
 
-    /// Only the last pass of a prompt reads the head.
+    /// Only the last pass of a prompt goes on behind the last layer's values.
     #[test]
-    fn prompts_read_the_layers() {
-        let half = Costs { layers: 128, once: 200, ..SERIAL };
+    fn prompts_end_in_the_last_layer() {
+        let half = Costs { prompts: 128, once: 200, ..SERIAL };
         assert_eq!((half.pass(4, 0), half.pass(4, 1)), (800 + 100 + 400, 1600 + 200 + 400));
         let reply = 32 * half.pass(1, 1);
         assert_eq!(half.turn(32, 8, 1), 3 * half.pass(8, 0) + half.pass(8, 1) + reply);
@@ -172,7 +177,7 @@ mod tests {
         {
             for (ahead, trust) in [(false, 100), (false, 200), (true, 60), (true, 150), (true, 240)] {
                 let costs =
-                    Costs { reading, once: 30, position, logits: position / 2, lookup, ahead, layers: 256 };
+                    Costs { reading, once: 30, position, logits: position / 2, lookup, ahead, prompts: 256 };
                 let (mut right, mut expected, mut made, mut stopped) = (1u64 << 16, 1u64 << 16, 0, None);
                 let mut best = (0, costs.pass(1, 1) as f64 / expected as f64);
                 while made < 16 {

@@ -31,11 +31,15 @@ pub(crate) struct ActivationLens {
     pub weights: usize,
     pub frequencies: usize,
     pub rope: usize,
+    pub coming: usize,
+    pub coming_scales: usize,
+    pub coming_tokens: usize,
 }
 
 impl ActivationLens {
     /// `logits_rows` rows of logits share the memory of `wide`, which is free when the head is computed.
-    pub fn new(shape: &Shape, context: u32, batch: u32, logits_rows: u32) -> Self {
+    /// A card that reads ahead looks up the rows of a prompt's next batch while one is computed.
+    pub fn new(shape: &Shape, context: u32, batch: u32, logits_rows: u32, reads_ahead: bool) -> Self {
         let pad = |n: u32| n.next_multiple_of(4) as usize;
         let (d, q, kv, ff) = (pad(shape.d_model), pad(shape.q_dim()), pad(shape.kv_dim()), pad(shape.d_ff));
         let hidden = match shape.mlp {
@@ -43,6 +47,7 @@ impl ActivationLens {
             Mlp::SwiGlu => 2 * ff,
         };
         let batch = batch as usize;
+        let coming = if reads_ahead { batch } else { 0 };
         Self {
             x: batch * d,
             h: batch * d.max(q),
@@ -53,12 +58,18 @@ impl ActivationLens {
             weights: (context as usize).next_multiple_of(attention::BLOCK),
             frequencies: shape.head_dim as usize / 2,
             rope: batch * shape.head_dim as usize,
+            coming: coming * d,
+            coming_scales: coming * d.div_ceil(TILE_INPUTS),
+            coming_tokens: coming,
         }
     }
 
     fn bytes(&self) -> usize {
-        let floats = [self.x, self.h, self.wide, self.scales, self.scores, self.frequencies, self.rope];
+        let Self { x, h, wide, scales, scores, frequencies, rope, coming_scales, .. } = *self;
+        let floats = [x, h, wide, scales, scores, frequencies, rope, coming_scales];
         floats.into_iter().map(Arena::bytes::<f32>).sum::<usize>()
+            + Arena::bytes::<i8>(self.coming)
+            + Arena::bytes::<u16>(self.coming_tokens)
             + Arena::bytes::<i8>(self.quantized)
             + Arena::bytes::<i16>(self.weights)
             + size_of::<Page>()
@@ -169,7 +180,7 @@ impl Plan {
         let sums = if self.sum_pages < sums { sums } else { 0 };
         let pass = self.pinning.pass_cost() + Pinning::cost(sums, sums);
         let (prompt, reply) = (TURN.div_ceil(self.batch) - 1, 1 + TURN);
-        u64::from(prompt) * needs.of_layers(pass) + u64::from(reply) * pass
+        u64::from(prompt) * needs.of_prompts(pass) + u64::from(reply) * pass
     }
 
     /// The plan of a board, where nobody says what is wanted: all positions that the model has if they fit; otherwise three quarters of
@@ -220,8 +231,9 @@ impl Plan {
     fn fixed(needs: &Needs, context: u32, batch: u32, logits_rows: u32, request: &Request) -> Self {
         let shape = &needs.shape;
         let (kv_values, kv_scales) = kv_lens(shape, context);
-        let activations = ActivationLens::new(shape, context, batch, 0).bytes();
-        let with_logits = ActivationLens::new(shape, context, batch, logits_rows).bytes();
+        let ahead = request.read_ahead > 0;
+        let activations = ActivationLens::new(shape, context, batch, 0, ahead).bytes();
+        let with_logits = ActivationLens::new(shape, context, batch, logits_rows, ahead).bytes();
         let pages = needs.weights_pages as usize;
         let locations = if needs.layout == Layout::Files { pages } else { 0 };
         let metadata = if request.page_metadata { pages } else { 0 };
@@ -231,7 +243,7 @@ impl Plan {
             logits_rows,
             speculation: if cfg!(feature = "speculation") { request.speculation } else { Speculation::Off },
             pace: request.pace,
-            reads_ahead: request.read_ahead > 0,
+            reads_ahead: ahead,
             page_metadata: request.page_metadata,
             pinning: Pinning { tape: needs.tape_pages, pinned: 0, ring: 1 },
             pinned_apart: false,

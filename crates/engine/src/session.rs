@@ -229,11 +229,11 @@ impl<'m, C: Card> Session<'m, C> {
         let said = &mut |_: &[u8]| true;
         let (tokenizer, mut text) = (self.tokenizer, Outgoing::new("", false, said));
         if !self.engine.reads_ahead() {
-            self.engine.forward(&[token], 1, None)?;
+            self.engine.forward(&[token], 1, &[], None)?;
             return text.say(&tokenizer, self.engine.vram_mut(), token);
         }
         text.say_later(token);
-        self.engine.forward(&[token], 1, Some(&mut |vram| text.go_on(&tokenizer, vram)))?;
+        self.engine.forward(&[token], 1, &[], Some(&mut |vram| text.go_on(&tokenizer, vram)))?;
         text.fault().map_or(Ok(()), Err)
     }
 
@@ -354,7 +354,8 @@ impl<'m, C: Card> Session<'m, C> {
             let from = self.engine.position() as usize;
             let to = (from + batch).min(self.len);
             if to < self.len {
-                self.engine.forward(self.tokens.get(from..to).unwrap_or(&[]), 0, None)?;
+                let (now, next) = self.tokens.get(from..self.len).unwrap_or(&[]).split_at(to - from);
+                self.engine.forward(now, 0, next, None)?;
                 if !text.ask() {
                     return Ok(0);
                 }
@@ -372,7 +373,7 @@ impl<'m, C: Card> Session<'m, C> {
                 self.engine.ask_for_best(only_best && drafts == 0);
                 let tokens = self.tokens.get(from..to + drafts).unwrap_or(&[]);
                 let mut go_on = |vram: &mut Vram<'m, C>| text.go_on(&tokenizer, vram);
-                self.engine.forward(tokens, drafts + 1, if ahead { Some(&mut go_on) } else { None })
+                self.engine.forward(tokens, drafts + 1, &[], if ahead { Some(&mut go_on) } else { None })
             };
             let mut read = pass(drafts);
             if drafts > 0 && read.is_err() {

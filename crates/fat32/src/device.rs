@@ -24,7 +24,7 @@ pub trait BlockDevice {
     }
 
     /// Sectors that the device can have read before they are asked for, into memory of its own. 0: none, it reads only while it
-    /// is waited for. This and the next three methods are for devices with a reader that works by itself: a second core, or DMA.
+    /// is waited for. This and the next four methods are for devices with a reader that works by itself: a second core, or DMA.
     fn read_ahead(&self) -> u32 {
         0
     }
@@ -33,6 +33,12 @@ pub trait BlockDevice {
     /// them are remembered at least; other reads leave them alone. A hint.
     fn begin_sector(&mut self, sector: u32) {
         let _ = sector;
+    }
+
+    /// Whether a sector that was announced by [`Self::begin_sector`] has been read.
+    fn has_arrived(&mut self, sector: u32) -> bool {
+        let _ = sector;
+        true
     }
 
     /// Announces a [`Self::finish_read`] of `sectors` sectors: the device begins now, behind what was announced before. A hint, which
@@ -82,6 +88,10 @@ impl<D: BlockDevice + ?Sized> BlockDevice for &mut D {
 
     fn begin_sector(&mut self, sector: u32) {
         (**self).begin_sector(sector);
+    }
+
+    fn has_arrived(&mut self, sector: u32) -> bool {
+        (**self).has_arrived(sector)
     }
 
     fn begin_read(&mut self, first_sector: u32, sectors: u32) {

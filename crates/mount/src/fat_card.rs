@@ -245,6 +245,11 @@ impl<D: BlockDevice> Card for FatCard<'_, D> {
         }
     }
 
+    fn has_arrived(&mut self, file: CardFile, page: u32) -> bool {
+        self.device.read_ahead() == 0
+            || self.run(file, page).is_none_or(|(sector, _)| self.device.has_arrived(sector))
+    }
+
     fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
         let (mut page, end) = (first, first.saturating_add(pages));
         while page < end {

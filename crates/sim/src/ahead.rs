@@ -170,6 +170,12 @@ impl Card for Ahead {
         self.shared.change(|desk| desk.urgent.push_back(run));
     }
 
+    fn has_arrived(&mut self, file: CardFile, page: u32) -> bool {
+        let run = Run { file, first: page, pages: 1 };
+        !self.announced.contains(&run)
+            || self.shared.desk().urgent_answers.iter().any(|(known, _)| *known == run)
+    }
+
     fn read_ahead(&self) -> u32 {
         self.most
     }

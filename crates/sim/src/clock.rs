@@ -210,13 +210,19 @@ impl<C: Card> Card for Timed<C> {
     }
 
     fn begin_page(&mut self, file: CardFile, page: u32) {
-        if self.read_ahead > 0 {
+        let known = self.pages.iter().any(|(of, number, _)| (*of, *number) == (file, page));
+        if self.read_ahead > 0 && !known {
             if self.pages.len() == ANNOUNCED {
                 self.pages.pop_front();
             }
             let done = self.interpose(page, 1);
             self.pages.push_back((file, page, done));
         }
+    }
+
+    fn has_arrived(&mut self, file: CardFile, page: u32) -> bool {
+        let announced = self.pages.iter().find(|(of, number, _)| (*of, *number) == (file, page));
+        announced.is_none_or(|(_, _, done)| *done <= self.clock.now())
     }
 
     fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {

@@ -144,9 +144,9 @@ impl Setup<'_> {
 pub struct PassWork {
     /// Whatever the number of positions.
     pub once: Work,
-    /// For each position, without logits; those of the last position are in `once`.
+    /// For each position, up to the last layer's keys and values; what is behind them for the last position is in `once`.
     pub position: Work,
-    /// For the logits of each position more.
+    /// For each position more that has logits: what is behind them.
     pub logits: Work,
 }
 
@@ -265,8 +265,9 @@ pub fn predict<'m>(
     let prompt = TYPICAL.min(plan.context / 2).max(1);
     let tokens: Vec<u16> = (0..prompt).map(|at| token(&manifest, at)).collect();
     let last = (prompt as usize - 1) / plan.batch as usize * plan.batch as usize;
-    for batch in tokens[..last].chunks(plan.batch as usize) {
-        session.engine_mut().read(batch)?;
+    for from in (0..last).step_by(plan.batch as usize) {
+        let (now, next) = tokens[from..].split_at(plan.batch as usize);
+        session.engine_mut().read(now, next)?;
     }
     session.engine_mut().step(&tokens[last..])?;
     let read = Moment::of(&session, &clock, counter);

@@ -52,6 +52,10 @@ impl<C: Card> Card for Traced<C> {
         self.card.begin_page(file, page);
     }
 
+    fn has_arrived(&mut self, file: CardFile, page: u32) -> bool {
+        self.card.has_arrived(file, page)
+    }
+
     fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {
         self.card.begin_read(file, first, pages);
     }
@@ -158,6 +162,10 @@ impl<C: Card> Card for Faulty<C> {
 
     fn begin_page(&mut self, file: CardFile, page: u32) {
         self.card.begin_page(file, page);
+    }
+
+    fn has_arrived(&mut self, file: CardFile, page: u32) -> bool {
+        self.card.has_arrived(file, page)
     }
 
     fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {

@@ -113,6 +113,12 @@ pub trait Card {
         let _ = (file, page);
     }
 
+    /// Whether a page that was announced by [`Self::begin_page`] has been read. Whoever does not need it now can wait with asking for it until then.
+    fn has_arrived(&mut self, file: CardFile, page: u32) -> bool {
+        let _ = (file, page);
+        true
+    }
+
     /// Announces a [`Self::finish_read`] of `pages` pages from `first` on: a card that reads on its own begins now, behind what was
     /// announced before. What is announced and not finished is never more than [`Self::read_ahead`] pages. A hint: a card may ignore
     /// it, and errors are for `finish_read` to report.
@@ -157,6 +163,10 @@ impl<C: Card + ?Sized> Card for &mut C {
 
     fn begin_page(&mut self, file: CardFile, page: u32) {
         (**self).begin_page(file, page);
+    }
+
+    fn has_arrived(&mut self, file: CardFile, page: u32) -> bool {
+        (**self).has_arrived(file, page)
     }
 
     fn begin_read(&mut self, file: CardFile, first: u32, pages: u32) {

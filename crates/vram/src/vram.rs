@@ -38,13 +38,13 @@ struct Period {
     frame: u32,
 }
 
-/// Runs that the card was told to read before they are asked for: of periods that follow each other, but for the one behind which the tape's start follows.
+/// Runs that the card was told to read before they are asked for: of periods that follow each other, but for where something else follows.
 #[derive(Default)]
 struct Ahead {
     first: u32,
     last: u32,
-    /// Where the start follows, if it does among these.
-    turn: Option<u32>,
+    /// Periods among these and what follows them, where that is not the next one: the tape's start, or what is behind pages that nobody asks for.
+    jumps: [Option<(u32, u32)>; 2],
     runs: u32,
     /// Pages of all of them.
     pages: u32,
@@ -58,8 +58,9 @@ pub struct Vram<'m, C> {
     /// The period whose streamed pages are in the ring.
     ring_holds: Option<u32>,
     ahead: Ahead,
-    /// Periods that the pass goes through.
+    /// Periods that the pass goes through, and those among them that it leaves out.
     periods: u32,
+    left_out: Range<u32>,
     pinned: &'m mut [Page],
     ring: &'m mut [Page],
     side: &'m mut [Page],
@@ -102,6 +103,7 @@ impl<'m, C: Card> Vram<'m, C> {
             ring_holds: None,
             ahead: Ahead::default(),
             periods: pinning.periods(),
+            left_out: 0..0,
             pinned: frames.pinned,
             ring: frames.ring,
             side: frames.side,
@@ -150,13 +152,28 @@ impl<'m, C: Card> Vram<'m, C> {
         Ok(sum.finalize())
     }
 
-    /// A pass begins that asks for pages before `end` only, with others behind it from the start of the tape on: what is read ahead goes on there.
-    pub fn begin_pass(&mut self, end: u32) {
+    /// A pass begins that asks for pages before `end` only, without some behind the first, and others are behind it from the start of the tape on: what is read
+    /// ahead goes on there.
+    pub fn begin_pass(&mut self, end: u32, without: Range<u32>) {
         let periods = match end.checked_sub(1) {
             Some(last) if end < self.pinning.tape => self.pinning.period_of(last, 0) + 1,
             _ => self.pinning.periods(),
         };
         self.periods = periods.min(self.pinning.periods());
+        // Whole runs of these pages.
+        let mut first = self.pinning.period_of(without.start, 0);
+        first += u32::from(self.pinning.streamed_run(first).start < without.start);
+        let mut behind = first;
+        while behind < self.periods && self.pinning.streamed_run(behind).end <= without.end {
+            behind += 1;
+        }
+        self.left_out = first..behind;
+    }
+
+    /// The period behind another, in a pass and the next.
+    fn behind(&self, period: u32) -> u32 {
+        let next = if self.left_out.contains(&(period + 1)) { self.left_out.end } else { period + 1 };
+        if next < self.periods { next } else { 0 }
     }
 
     /// Pages of the tape from `first` on: at least 1, at most `most`, as many as lie side by side in memory.
@@ -193,7 +210,7 @@ impl<'m, C: Card> Vram<'m, C> {
         let (number, run) = (self.period.number, self.period.streamed.clone());
         if number >= self.periods {
             // Somebody goes on behind the end of a short pass, after all.
-            self.periods = self.pinning.periods();
+            (self.periods, self.left_out) = (self.pinning.periods(), 0..0);
         }
         let begun = self.take_begun(number);
         if let Some(into) = self.ring.get_mut(..run.len()) {
@@ -201,9 +218,10 @@ impl<'m, C: Card> Vram<'m, C> {
         }
         self.loader.stats.streamed += run.len() as u64;
         self.ring_holds = Some(number);
-        // The next token's row is looked up when this pass is over, and should not have to wait for a run that was begun just before: the card has
-        // enough to do until then.
-        if number + 1 < self.periods || self.ahead.runs < 2 {
+        // Behind a pass over the whole tape, the next token's row is looked up, and should not have to wait for a run that was begun just before: the card has
+        // enough to do until then. Of a shorter one, the next rows are known already.
+        let is_short = self.periods < self.pinning.periods() || !self.left_out.is_empty();
+        if number + 1 < self.periods || self.ahead.runs < 2 || is_short {
             self.read_on();
         }
         Ok(())
@@ -223,10 +241,8 @@ impl<'m, C: Card> Vram<'m, C> {
             found = first == number;
             ahead.runs -= 1;
             ahead.pages -= self.pinning.streamed_run(first).len() as u32;
-            ahead.first = match ahead.turn.take_if(|turn| *turn == first) {
-                Some(_) => 0,
-                None => first + 1,
-            };
+            let jump = ahead.jumps.iter_mut().find_map(|jump| jump.take_if(|(from, _)| *from == first));
+            ahead.first = jump.map_or(first + 1, |(_, to)| to);
         }
         begun
     }
@@ -238,23 +254,25 @@ impl<'m, C: Card> Vram<'m, C> {
         if most == 0 {
             return;
         }
-        let ahead = &mut self.ahead;
-        while ahead.runs + 1 < self.periods {
-            let last = if ahead.runs > 0 { ahead.last } else { self.period.number };
-            let turns = last + 1 >= self.periods;
-            let next = if turns { 0 } else { last + 1 };
+        while self.ahead.runs + 1 < self.periods - self.left_out.len() as u32 {
+            let last = if self.ahead.runs > 0 { self.ahead.last } else { self.period.number };
+            let next = self.behind(last);
             let run = self.pinning.streamed_run(next);
             let pages = run.len() as u32;
+            let ahead = &mut self.ahead;
             let is_full = ahead.pages + pages > most || ahead.pages > most - most / RUNS_AHEAD;
-            if is_full || turns && ahead.turn.is_some() {
+            if is_full {
                 return;
             }
-            self.loader.card.begin_read(CardFile::Weights, run.start, pages);
-            match (ahead.runs, turns) {
-                (0, _) => ahead.first = next,
-                (_, true) => ahead.turn = Some(last),
-                _ => {}
+            match ahead.runs {
+                0 => (ahead.first, ahead.jumps) = (next, [None; 2]),
+                _ if next == last + 1 => {}
+                _ => match ahead.jumps.iter_mut().find(|jump| jump.is_none()) {
+                    Some(jump) => *jump = Some((last, next)),
+                    None => return,
+                },
             }
+            self.loader.card.begin_read(CardFile::Weights, run.start, pages);
             ahead.last = next;
             ahead.runs += 1;
             ahead.pages += pages;
@@ -267,6 +285,13 @@ impl<'m, C: Card> Vram<'m, C> {
         if !resident && self.side_tags.get(self.side_slot(page)) != Some(&tag(file, page)) {
             self.loader.card.begin_page(file, page);
         }
+    }
+
+    /// Whether [`Self::page`] would not wait for the card, for a page that it was told of.
+    pub fn has_arrived(&mut self, file: CardFile, page: u32) -> bool {
+        let in_memory = file == CardFile::Weights && self.resident(page)
+            || self.side_tags.get(self.side_slot(page)) == Some(&tag(file, page));
+        in_memory || self.loader.card.has_arrived(file, page)
     }
 
     /// The side frame that a page has.

@@ -312,6 +312,14 @@ impl BlockDevice for Front {
         }
     }
 
+    fn has_arrived(&mut self, sector: u32) -> bool {
+        while let Some(Answer::Read(single)) = self.answers.dequeue() {
+            // There is room for all that were announced.
+            let _ = self.early.push(single);
+        }
+        !self.announced.contains(&sector) || self.early.iter().any(|single| single.sector == sector)
+    }
+
     fn begin_read(&mut self, first_sector: u32, sectors: u32) {
         let (mut first, end) = (first_sector, first_sector.saturating_add(sectors));
         while first < end {

@@ -140,13 +140,19 @@ fn what_is_waited_for_comes_before_runs_that_have_not_begun() {
     // Of three that are announced, the first is forgotten, which takes waiting for it.
     front.begin_sector(7);
     front.begin_sector(8);
+    assert!(
+        !front.has_arrived(7) && !front.has_arrived(8) && front.has_arrived(9),
+        "nobody waits for what was not announced"
+    );
     assert!(back.turn(&mut slot));
+    assert!(front.has_arrived(7) && !front.has_arrived(8));
     front.begin_sector(9);
     while back.turn(&mut slot) {}
     let log = [(100, 21), (7, 1), (8, 1), (9, 1), (121, 21), (142, 21)];
     assert_eq!(state.lock().unwrap().log, log);
     // The back does nothing any more, so this is what it has read.
     let mut buf = [0; 21 * 512];
+    assert!(front.has_arrived(9) && front.has_arrived(8));
     for sector in [9, 8] {
         front.read(sector, &mut buf[..512]).unwrap();
         assert!(right(0, sector, &buf[..512]));
@@ -181,6 +187,8 @@ fn any_order_gives_what_is_on_the_card() {
                 2 => {
                     front.begin_sector(first);
                     announced = first;
+                    // It changes nothing.
+                    front.has_arrived(first);
                 }
                 3 if round % 3 > 0 => {
                     let first = if round % 3 == 1 { announced } else { first };

@@ -10,9 +10,9 @@ use crate::{Board, Chip};
 /// What the processor takes for the default model; the card's times are the bus's.
 const fn processor(chip: Chip) -> Pace {
     let (check, fetch, compute, logits) = match chip {
-        Chip::Esp32S3 => (15_356, 3_614, 6_702, 3_614),
-        Chip::Esp32C3 => (20_416, 8_029, 68_200, 8_029),
-        Chip::Esp32C6 => (18_862, 7_418, 63_011, 7_418),
+        Chip::Esp32S3 => (15_356, 5_117, 5_199, 5_117),
+        Chip::Esp32C3 => (20_416, 38_347, 37_882, 38_347),
+        Chip::Esp32C6 => (18_862, 35_430, 35_000, 35_430),
     };
     Pace { command: 600_000, page: 0, check, fetch, compute, logits }
 }

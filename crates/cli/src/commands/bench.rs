@@ -422,7 +422,7 @@ fn prefill_once(
         // As every prompt is read: the first token of the reply comes with the last of them.
         match number == last {
             true => what.next(engine, part).map(|_| ())?,
-            false => engine.read(part).map_err(explain)?,
+            false => engine.read(part, &[]).map_err(explain)?,
         }
         let time = started.elapsed();
         tick();

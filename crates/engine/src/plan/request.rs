@@ -6,7 +6,7 @@ use pageformer_card::sums::SumLayout;
 use pageformer_card::{Layout, Manifest, Shape, TensorTable};
 
 use super::MAX_BATCH;
-use crate::forward::layers_end;
+use crate::forward::pages_of_prompts;
 use crate::pace::Pace;
 use crate::speculation::Speculation;
 
@@ -22,8 +22,8 @@ pub struct Needs {
     pub layout: Layout,
     /// Pages of the tape.
     pub tape_pages: u32,
-    /// Pages of the layers, with which the tape begins: what a pass without logits reads.
-    pub layer_pages: u32,
+    /// Pages that a pass without logits reads: the tape up to the last layer's values, without its queries.
+    pub prompt_pages: u32,
     /// Pages of the tape and of an embedding that is not tied.
     pub weights_pages: u32,
     /// Pages of the tokenizer.
@@ -37,7 +37,7 @@ impl Needs {
             shape: manifest.shape,
             layout: manifest.layout,
             tape_pages: manifest.tape_pages,
-            layer_pages: layers_end(&manifest.shape, table),
+            prompt_pages: pages_of_prompts(&manifest.shape, table),
             weights_pages: table.pages(),
             tokenizer_pages: manifest.tokenizer_pages,
         }
@@ -49,8 +49,8 @@ impl Needs {
     }
 
     /// Of `n` for a whole pass, how many a pass without logits takes, if they are spread over the tape.
-    pub(crate) fn of_layers(&self, n: u64) -> u64 {
-        n * u64::from(self.layer_pages) / u64::from(self.tape_pages.max(1))
+    pub(crate) fn of_prompts(&self, n: u64) -> u64 {
+        n * u64::from(self.prompt_pages) / u64::from(self.tape_pages.max(1))
     }
 
     /// Where the checksums of this card lie.

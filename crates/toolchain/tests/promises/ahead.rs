@@ -1,9 +1,11 @@
 //! A card that is read by a thread of its own while the engine computes: the same text from the same pages, whatever goes wrong.
 
 use pageformer_card::{Mlp, Norm, Role, Shape, Tensor};
-use pageformer_engine::{Error, Pace, Reply, Request, Session, Speculation, kernels};
+use pageformer_engine::{Engine, Error, Pace, Plan, Reply, Request, Session, Speculation, kernels};
 use pageformer_model::{Model, Tokenizer};
-use pageformer_sim::{Fault, Faulty, Setup, boards, open_memory, predict, read_ahead};
+use pageformer_sim::{
+    Clock, Fault, Faulty, Opened, Setup, Virtual, boards, open_memory, predict, read_ahead,
+};
 use pageformer_vram::{Arena, Card, CardFile, ReadError};
 
 use crate::support::*;
@@ -21,15 +23,20 @@ fn with_thread<C: Card + Send>(card: C, pages: u32, ram: usize, request: &Reques
         let mut session = session(ahead, &mut memory, &request, kernels::best())?;
         let said = say(&mut session, PROMPT, TOKENS)?;
         let vram = session.engine().vram();
-        // Each pass took exactly what is not pinned; those without logits ended with the run in which the layers do.
+        // Each pass took exactly what is not pinned; those without logits ended with the run in which the last layer's values do, without those of
+        // its queries alone.
         let (pinning, passes) = (vram.pinning(), session.engine().passes());
-        let last = Tensor::Layer(session.engine().shape().n_layers - 1, Role::W2);
-        let layers = 0..session.engine().table().pages_of(last).end;
+        let last = session.engine().shape().n_layers - 1;
+        let [queries, values] =
+            [Role::Wq, Role::Wv].map(|role| session.engine().table().pages_of(Tensor::Layer(last, role)));
         let runs = (0..pinning.periods()).map(|period| pinning.streamed_run(period));
-        let of_layers: usize = runs.filter(|run| layers.contains(&run.start)).map(|run| run.len()).sum();
+        let of_prompts: usize = runs
+            .filter(|run| run.start < values.end && (run.start < queries.start || queries.end < run.end))
+            .map(|run| run.len())
+            .sum();
         let short = u64::from(said.reply.prompt_tokens.div_ceil(session.engine().plan().batch) - 1);
         let whole = (passes - short) * u64::from(pinning.streamed());
-        assert_eq!(vram.stats().streamed, whole + short * of_layers as u64);
+        assert_eq!(vram.stats().streamed, whole + short * of_prompts as u64);
         Ok(said)
     })
 }
@@ -40,8 +47,9 @@ fn the_same_text_from_the_same_pages() {
         let (model, tokenizer) = random(shape, seed);
         let card = memory_card(&model, &tokenizer);
         let request = Request { batch: Some(2), ..Request::default() };
+        let ahead = Request { read_ahead: 64, ..request };
         let (least, most) =
-            (least_ram(&needs(card.clone()), &request), ample_ram(&needs(card.clone()), &request));
+            (least_ram(&needs(card.clone()), &ahead), ample_ram(&needs(card.clone()), &request));
         let right = run(card.clone(), most, &request, PROMPT, TOKENS).unwrap();
         for ram in [least, least + (most - least) / 3, least + (most - least) * 2 / 3, most] {
             for pages in [1, 7, 64] {
@@ -204,7 +212,8 @@ fn reading_ahead_hides_the_shorter_of_reading_and_computing() {
         let card = memory_card(&model, &tokenizer);
         let request = Request::default();
         let needs = needs(card.clone());
-        let (least, most) = (least_ram(&needs, &request), ample_ram(&needs, &request));
+        let ahead = Request { read_ahead: 64, ..request };
+        let (least, most) = (least_ram(&needs, &ahead), ample_ram(&needs, &request));
         let page_us = [3.0, 10.0, 20.0, 30.0, 40.0, 60.0, 100.0, 200.0, 400.0];
         let buses = page_us.into_iter().flat_map(|page_us| {
             [1.0, 2.0].map(|pages| boards::Bus { page_us, command_us: pages * page_us, ..boards::BUSES[0] })
@@ -251,13 +260,13 @@ fn reading_ahead_hides_the_shorter_of_reading_and_computing() {
                 // Between two matrices it computes for longer than the reader has room.
                 boards::Float::Firmware | boards::Float::Compiler => 1.25,
                 // A pass of a few runs, each of which a look-up may have to wait for.
-                boards::Float::Unit if needs.tape_pages < 25 => 1.2,
+                boards::Float::Unit if needs.tape_pages < 32 => 1.2,
                 boards::Float::Unit => 1.1,
             };
             let ratio = time / reading.max(computing + row);
             assert!((0.95..limit).contains(&ratio), "{ratio}, {}", what());
             // It takes a good part of a token only where hardly anything is read but that.
-            if needs.tape_pages >= 25
+            if needs.tape_pages >= 32
                 && (needs.shape.tied_embeddings || ahead.stats.streamed >= 40 * ahead.tokens)
             {
                 let ratio = time / reading.max(computing);
@@ -269,4 +278,66 @@ fn reading_ahead_hides_the_shorter_of_reading_and_computing() {
         reads_longer > 100 && computes_longer > 100 && balanced > 100,
         "{reads_longer}, {computes_longer}, {balanced}"
     );
+}
+
+/// A pass over a prompt, too, takes hardly more than the longer of reading and computing: the rows of the next one are looked up meanwhile. Where a pass has a
+/// layer to do that in, and more to read than rows.
+#[test]
+fn prompts_hide_the_shorter_of_reading_and_computing() {
+    let board = boards::board("esp32s3").unwrap();
+    let (mut reads_longer, mut computes_longer) = (0, 0);
+    for (model, tokenizer) in sizes() {
+        let card = memory_card(&model, &tokenizer);
+        let needs = needs(card.clone());
+        let ahead = Request { read_ahead: board.read_ahead, ..Request::default() };
+        let (least, most) = (least_ram(&needs, &ahead), ample_ram(&needs, &ahead));
+        let buses = [(10.0, 10.0), (20.0, 40.0), (58.0, 600.0), (189.0, 600.0), (292.0, 600.0)];
+        let cases = buses.into_iter().flat_map(|bus| (0..4).map(move |part| (bus, part)));
+        for (((page_us, command_us), part), batch) in
+            cases.flat_map(|case| [1, 4, 8].map(|batch| (case, batch)))
+        {
+            let bus = boards::Bus { page_us, command_us, ..boards::BUSES[0] };
+            let setup = Setup { board, bus: &bus, piece: None, read_ahead: true };
+            let asked = Request { batch: Some(batch), context: Some(needs.shape.max_seq), ..ahead };
+            let mut memory = memory(least + (most - least) * part / 4);
+            let ram = memory.len() * 8;
+            let Ok(plan) = Plan::new(&needs, ram, &setup.request(&asked, Pace::default())) else { continue };
+            let mut arena = Arena::new(&mut memory);
+            let Opened { card, manifest, table } = open_memory(card.clone(), &mut arena).unwrap();
+            let clock = Clock::default();
+            let (kernel, counter) =
+                Virtual::new(board.processor(), clock.clone(), needs.shape.n_layers, None);
+            let card = setup.card(card, &clock);
+            let mut engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernel).unwrap();
+
+            let vocab = needs.shape.vocab;
+            let tokens: Vec<u16> = (0..plan.context).map(|at| (at * 37 % vocab) as u16).collect();
+            let mut moments = Vec::new();
+            for from in (0..tokens.len()).step_by(batch as usize) {
+                let (now, next) = tokens[from..].split_at((tokens.len() - from).min(batch as usize));
+                engine.read(now, next).unwrap();
+                let card = engine.vram().card();
+                moments.push([clock.now(), card.busy(), card.checking() + counter.busy()]);
+            }
+            let streamed = engine.vram().stats().streamed / moments.len() as u64;
+            if needs.shape.n_layers < 2 || streamed < 20 {
+                continue;
+            }
+            // Of the first pass, the rows are waited for.
+            let (mut time, mut longer) = (0.0, 0.0);
+            for pass in moments.windows(2) {
+                let [all, reading, computing] = [0, 1, 2].map(|of| (pass[1][of] - pass[0][of]).as_secs_f64());
+                time += all;
+                longer += reading.max(computing);
+                *(if reading > computing { &mut reads_longer } else { &mut computes_longer }) += 1;
+            }
+            let ratio = time / longer;
+            assert!(
+                (0.95..1.1).contains(&ratio),
+                "{ratio}: {streamed} of {} pages, batch {batch}, {bus:?}",
+                needs.tape_pages
+            );
+        }
+    }
+    assert!(reads_longer > 500 && computes_longer > 500, "{reads_longer}, {computes_longer}");
 }

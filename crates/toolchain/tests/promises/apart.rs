@@ -15,7 +15,8 @@ fn the_same_text_with_pinned_pages_apart() {
         let card = memory_card(&model, &tokenizer);
         let request = Request { batch: Some(2), ..Request::default() };
         let needs = needs(card.clone());
-        let (least, most) = (least_ram(&needs, &request), ample_ram(&needs, &request));
+        let ahead = Request { read_ahead: 24, ..request };
+        let (least, most) = (least_ram(&needs, &ahead), ample_ram(&needs, &request));
         let right = run(card.clone(), most, &request, PROMPT, TOKENS).unwrap();
         let tape = needs.tape_pages as usize;
         for ram in [least, least + 10 * 512, (least + most) / 16 * 8, most] {

@@ -38,7 +38,7 @@ fn pruned_matrices_gain_on_a_cortex_m3() {
     let Some(firmware) = built() else { return };
     let dir = tempfile::tempdir().unwrap();
     let [whole, half] = [1.0, 0.5].map(|share| {
-        let card = random_card(shape(128, 640, 1, 1, 512), share, dir.path()).unwrap();
+        let card = random_card(shape(128, 640, 2, 1, 512), share, dir.path()).unwrap();
         let token = count(firmware, Processor::M3, &card).unwrap();
         println!("{share} of the cells: {token:?}, {} for matrices", token.matrices());
         assert_eq!(token.pinned, 0);
