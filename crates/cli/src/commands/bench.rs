@@ -164,6 +164,7 @@ impl Bench {
                 parts.named().map(|(name, us)| (name.into(), json!(us))).collect();
             let mut object = json!({
                 "model": source.id(),
+                "density": self.random.map(|_| self.density),
                 "kernel": kernel.name,
                 "tokens": tokens,
                 "runs": self.runs,
@@ -178,6 +179,7 @@ impl Bench {
                 "prefill_tokens_per_s": prefill,
                 "decode_us_per_token": parts,
                 "matrices_add_us_per_token": (packed > 0).then_some(with - without),
+                "us_per_token_without_matrices": (packed > 0).then_some(without),
             });
             if team.is_some() {
                 object["one_thread"] =
@@ -190,8 +192,9 @@ impl Bench {
             return Ok(());
         }
         println!(
-            "{}: kernel {}, {tokens} tokens, the fastest of {} runs",
+            "{}{}: kernel {}, {tokens} tokens, the fastest of {} runs",
             source.name(),
+            if self.density < 1.0 { format!(", density {}", self.density) } else { String::new() },
             kernel.name,
             self.runs
         );
@@ -230,7 +233,7 @@ impl Bench {
         );
         if packed > 0 {
             println!(
-                "matrices add {:.2} us to it: with all products 0 it takes {without:.2} us",
+                "matrices add {:.2} us: in runs in turn it takes {with:.2} us, and {without:.2} us with all products 0",
                 with - without
             );
         }

@@ -341,3 +341,39 @@ fn prompts_hide_the_shorter_of_reading_and_computing() {
     }
     assert!(reads_longer > 500 && computes_longer > 500, "{reads_longer}, {computes_longer}");
 }
+
+/// Rows that were looked up are those of the tokens that come, or they are looked up anew.
+#[test]
+fn other_tokens_than_were_announced_can_come() {
+    for (seed, shape) in (8..).zip(two_kinds().into_iter().chain(wide())) {
+        let (model, tokenizer) = random(shape, seed);
+        let card = memory_card(&model, &tokenizer);
+        let needs = needs(card.clone());
+        let request = Request { batch: Some(3), read_ahead: 24, ..Request::default() };
+        let logits = |announced: &[u16], come: &[u16]| -> Vec<f32> {
+            let mut memory = memory(least_ram(&needs, &request) + 30 * 512);
+            let ram = memory.len() * 8;
+            let plan = Plan::new(&needs, ram, &request).unwrap();
+            let mut arena = Arena::new(&mut memory);
+            let Opened { card, manifest, table } = open_memory(card.clone(), &mut arena).unwrap();
+            let clock = Clock::default();
+            let setup = Setup {
+                board: boards::board("esp32s3").unwrap(),
+                bus: &boards::BUSES[0],
+                piece: None,
+                read_ahead: true,
+            };
+            let within = Some(kernels::best());
+            let (kernel, _) =
+                Virtual::new(setup.board.processor(), clock.clone(), needs.shape.n_layers, within);
+            let card = setup.card(card, &clock);
+            let mut engine = Engine::start(card, &manifest, table, &plan, &mut arena, kernel).unwrap();
+            engine.read(&[1, 2, 3], announced).unwrap();
+            engine.step(come).unwrap().to_vec()
+        };
+        let right = logits(&[], &[7, 8, 9]);
+        for announced in [&[7, 8, 9][..], &[7], &[7, 9, 9], &[8, 7, 9], &[9, 9, 9], &[7, u16::MAX, 9]] {
+            assert_eq!(logits(announced, &[7, 8, 9]), right, "{announced:?}");
+        }
+    }
+}
