@@ -1,9 +1,11 @@
 //! The forward pass: one pass over the tape for up to `batch` positions.
 
+mod coming;
+#[cfg(feature = "prepack")]
+mod packed;
+
 use core::ops::Range;
 
-#[cfg(feature = "prepack")]
-use pageformer_card::CELL_BYTES;
 use pageformer_card::matrix::TILE_INPUTS;
 use pageformer_card::page::FLOATS_PER_PAGE;
 use pageformer_card::{Manifest, Mlp, Norm, Page, Role, Shape, Tensor, TensorKind, TensorTable};
@@ -12,17 +14,15 @@ use pageformer_vram::{Arena, Card, CardFile, Frames, Vram};
 use crate::activations::{Activations, Buffer};
 use crate::attention::{KvCache, Scratch};
 use crate::error::Error;
-#[cfg(feature = "prepack")]
-use crate::kernels::Input;
 use crate::kernels::{Kernel, Team};
 use crate::matrix::MatrixPages;
 use crate::numerics::{rotary_frequency, rotation};
 use crate::plan::{ActivationLens, Needs, Plan};
 #[cfg(feature = "prepack")]
-use crate::{
-    kernels::{Prepacked, Screen, gather},
-    matrix::{prepacked, screened},
-};
+use crate::{kernels::Prepacked, matrix::prepacked};
+use coming::Coming;
+#[cfg(feature = "prepack")]
+use packed::Best;
 
 /// A model on a card, ready to compute.
 pub struct Engine<'m, C> {
@@ -115,60 +115,6 @@ impl<'m, C: Card> Engine<'m, C> {
             position: 0,
             passes: 0,
         })
-    }
-
-    /// If the whole tape lies in memory, packs its matrices anew for the kernel, in memory of their own, if the kernel multiplies faster
-    /// then. Returns the bytes that they take. Attention gets memory for two queries at once. It changes no bit.
-    #[cfg(feature = "prepack")]
-    pub fn prepack(&mut self) -> usize {
-        /// Larger models come from memory, or from a cache that is shared.
-        const CACHES: u32 = 16 << 20;
-        let tape = self.plan.pinning.tape;
-        if self.plan.pinning.pinned < tape {
-            return 0;
-        }
-        let far_away = tape > CACHES / size_of::<Page>() as u32;
-        self.pair = (alloc::vec![0.0; 2 * self.act.scores.len()], alloc::vec![0; 2 * self.act.weights.len()]);
-        self.prepacked.resize_with(self.shape.tensors() as usize, || None);
-        let gate_up = if self.shape.mlp == Mlp::SwiGlu { &GATE_UP[..] } else { &[Role::W1] };
-        for layer in 0..self.shape.n_layers {
-            for roles in [&QKV, &[Role::Wo][..], gate_up, &[Role::W2]] {
-                let tensors: alloc::vec::Vec<_> =
-                    roles.iter().map(|role| Tensor::Layer(layer, *role)).collect();
-                self.prepack_stack(&tensors, far_away);
-            }
-        }
-        self.prepack_stack(&[head_of(&self.shape)], far_away);
-        self.best.screen = self.screen_head();
-        let screen = &mut self.best.screen;
-        let bytes = screen.as_ref().map_or(0, Screen::bytes);
-        let matrices = self.prepacked.iter_mut().flatten().map(|matrix| &mut matrix.lines);
-        let mut lines: alloc::vec::Vec<_> =
-            matrices.chain(screen.as_mut().map(|screen| &mut screen.lines)).collect();
-        gather(&mut lines);
-        self.prepacked.iter().flatten().map(Prepacked::bytes).sum::<usize>() + bytes
-    }
-
-    /// Prepares the head for finding its largest output.
-    #[cfg(feature = "prepack")]
-    fn screen_head(&mut self) -> Option<Screen> {
-        /// A head of fewer weights lies in the near caches, where it takes less time to read it than to look at half of it.
-        const LEAST: u64 = 4 << 20;
-        let head = matrix_of(&self.shape, &self.table, head_of(&self.shape)).ok()?;
-        let large = head.dims.cells() * CELL_BYTES as u64 >= LEAST;
-        let pages = self.vram.pages(head.pages.start, head.pages.len() as u32).ok().filter(|_| large)?;
-        self.kernel.screen(&head.dims, pages)
-    }
-
-    /// Packs matrices that [`Self::multiply`] is called with together.
-    #[cfg(feature = "prepack")]
-    fn prepack_stack(&mut self, tensors: &[Tensor], far_away: bool) -> Option<()> {
-        let matrices: Result<alloc::vec::Vec<_>, _> =
-            tensors.iter().map(|tensor| matrix_of(&self.shape, &self.table, *tensor)).collect();
-        let index = self.shape.tensor_index(*tensors.first()?)? as usize;
-        *self.prepacked.get_mut(index)? =
-            prepacked::pack(&matrices.ok()?, &mut self.vram, self.kernel, far_away);
-        Some(())
     }
 
     /// One pass over the tape: appends `tokens` (1 to `batch` of them) to the sequence and returns the logits
@@ -426,29 +372,6 @@ impl<'m, C: Card> Engine<'m, C> {
         Ok(rows)
     }
 
-    /// Whether the most likely token was found without all logits, of one position whose input is quantized.
-    #[cfg(feature = "prepack")]
-    fn find_best(&mut self, head: Tensor) -> Result<bool, Error> {
-        /// Tokens without a try, at most, where logits are too close to each other.
-        const LONGEST: u32 = 64;
-        let Best { screen: Some(screen), token, pause, last_pause, .. } = &mut self.best else {
-            return Ok(false);
-        };
-        if *pause > 0 {
-            *pause -= 1;
-            return Ok(false);
-        }
-        let matrix = matrix_of(&self.shape, &self.table, head)?;
-        let input = Input { values: self.act.quantized, scales: self.act.scales, batch: 1 };
-        let wide = &mut *self.act.wide;
-        let found =
-            screened::largest((screen, &matrix), &mut self.vram, self.kernel, self.team, input, wide)?;
-        *last_pause = if found.is_some() { 0 } else { (2 * *last_pause).clamp(1, LONGEST) };
-        *pause = *last_pause;
-        *token = found.map(|token| token as u16);
-        Ok(found.is_some())
-    }
-
     /// Does what is to be done after so many half layers of a pass; whether the pass is over then.
     #[inline]
     fn is_over(&mut self, halves: u32, meanwhile: &mut Option<Meanwhile<'_, 'm, C>>) -> bool {
@@ -475,61 +398,6 @@ impl<'m, C: Card> Engine<'m, C> {
     #[inline]
     pub(crate) fn reads_ahead(&self) -> bool {
         self.vram.card().read_ahead() > 0
-    }
-
-    /// How many of `tokens`, from the first on, were looked up in the pass before.
-    fn looked_up(&self, tokens: &[u16]) -> usize {
-        let there = self.act.coming_tokens.iter().take(self.coming.known);
-        there.zip(tokens).take_while(|(there, token)| there == token).count()
-    }
-
-    /// The next pass begins with these.
-    fn will_come(&mut self, tokens: &[u16]) {
-        let mut wanted = 0;
-        let known = tokens.iter().take_while(|token| u32::from(**token) < self.shape.vocab);
-        for (to, token) in self.act.coming_tokens.iter_mut().zip(known) {
-            *to = *token;
-            wanted += 1;
-        }
-        self.coming = Coming { known: 0, wanted, begun: false };
-        self.look_ahead();
-    }
-
-    /// Takes the row that the card was told of, if it is there, and tells it of the next. Called again and again while a pass computes.
-    fn look_ahead(&mut self) {
-        // The first is known when compiling.
-        if !self.reads_ahead() || self.coming.known == self.coming.wanted {
-            return;
-        }
-        let d_pad = self.shape.d_model.next_multiple_of(4) as usize;
-        let Ok(embedding) = matrix_of(&self.shape, &self.table, Tensor::Embedding) else { return };
-        let coming = &mut self.coming;
-        if coming.begun
-            && let Some(token) = self.act.coming_tokens.get(coming.known)
-        {
-            if !embedding.has_arrived(&mut self.vram, u32::from(*token)) {
-                return;
-            }
-            let of = |width: usize| coming.known * width..(coming.known + 1) * width;
-            let row = self.act.coming.get_mut(of(d_pad)).unwrap_or(&mut []);
-            let scales = self.act.coming_scales.get_mut(of(embedding.dims.segments() as usize));
-            let put = |to: usize, weight: i8, _| {
-                if let Some(to) = row.get_mut(to) {
-                    *to = weight;
-                }
-            };
-            match embedding.row(&mut self.vram, u32::from(*token), scales.unwrap_or(&mut []), put) {
-                Ok(()) => coming.known += 1,
-                // It is looked up again when it is needed, and then what is wrong is said.
-                Err(_) => coming.wanted = coming.known,
-            }
-        }
-        coming.begun = coming.known < coming.wanted;
-        if coming.begun
-            && let Some(token) = self.act.coming_tokens.get(coming.known)
-        {
-            embedding.begin_row(&mut self.vram, u32::from(*token));
-        }
     }
 
     /// `out = W·quantized` for matrices whose outputs, padded, lie one behind the other in a row: `(batch, stride)`.
@@ -698,32 +566,6 @@ impl<'m, C: Card> Engine<'m, C> {
 
 /// What is done during a pass; answers whether the pass is wanted any more.
 pub(crate) type Meanwhile<'a, 'm, C> = &'a mut dyn FnMut(&mut Vram<'m, C>) -> bool;
-
-/// How the most likely token is found, where nobody asks for logits.
-#[cfg(feature = "prepack")]
-#[derive(Default)]
-struct Best {
-    /// The head, to find its largest output without the others; or nothing.
-    screen: Option<Screen>,
-    /// Tokens until that is tried again, and how many there were the last time that it brought nothing.
-    pause: u32,
-    last_pause: u32,
-    /// The next pass is asked for no more.
-    only: bool,
-    /// What the last pass found.
-    token: Option<u16>,
-}
-
-/// How far the rows of tokens that come next are looked up.
-#[derive(Default)]
-struct Coming {
-    /// Rows that are there.
-    known: usize,
-    /// Rows that shall be.
-    wanted: usize,
-    /// Whether the card was told of the next one's pages.
-    begun: bool,
-}
 
 /// Matrices of the same input, whose outputs lie one behind the other, in the order of the tape.
 const QKV: [Role; 3] = [Role::Wq, Role::Wk, Role::Wv];
