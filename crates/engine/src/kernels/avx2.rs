@@ -55,7 +55,7 @@ macro_rules! kernel {
             #[cfg(feature = "prepack")]
             prepacked_source! {
                 #[target_feature(enable = "avx2,bmi1,popcnt")]
-                prepacked::packing::<$sums>(), prepacked::multiply::<$sums>, screen::screen
+                prepacked::packing::<$sums>(), prepacked::multiply::<$sums>, screen::screen::<$sums>
             }
 
             shared_source! { #[target_feature(enable = "avx2,bmi1,popcnt")] attention::By<$sums> }

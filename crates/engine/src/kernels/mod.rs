@@ -65,7 +65,7 @@ pub trait Compute: Sync {
         false
     }
 
-    /// For each output of some bundles a number that it does not exceed. False, and nothing is written, if the kernel cannot or `bounds` has
+    /// For each row-block of some bundles a number that none of its outputs exceeds. False, and nothing is written, if the kernel cannot or `bounds` has
     /// another length.
     #[cfg(feature = "prepack")]
     fn screen(
@@ -186,6 +186,21 @@ pub(crate) fn sqrt(x: f32) -> f32 {
     use core::arch::x86_64::{_mm_cvtss_f32, _mm_set_ss, _mm_sqrt_ss};
     // SAFETY: SSE, by the condition above.
     unsafe { _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))) }
+}
+
+/// Bytes that are wanted soon, and may come from memory while something else is computed.
+#[cfg(feature = "prepack")]
+#[allow(unsafe_code)]
+#[inline(always)]
+pub(crate) fn ask_for(bytes: &[u8]) {
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse"))]
+    for line in bytes.chunks(64) {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: SSE, by the condition above.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse")))]
+    let _ = bytes;
 }
 
 /// A kernel: a name, and what it does.

@@ -1,6 +1,6 @@
 //! The largest output of a matrix, most of whose outputs are not computed.
 
-use pageformer_card::matrix::{TILE_OUTPUTS, TileRecord};
+use pageformer_card::matrix::{RECORD_BYTES, TILE_OUTPUTS};
 use pageformer_card::{CELL_BYTES, MatrixDims, PAGE_BYTES, Page};
 use pageformer_vram::{Card, Vram};
 
@@ -8,7 +8,7 @@ use super::MatrixPages;
 use crate::error::Error;
 #[cfg(feature = "threads")]
 use crate::kernels::share;
-use crate::kernels::{GroupProduct, Input, Kernel, Screen, Team};
+use crate::kernels::{GroupProduct, Input, Kernel, Screen, Team, ask_for};
 
 /// Bundles that a thread takes at a time.
 #[cfg(feature = "threads")]
@@ -19,7 +19,10 @@ const LOOK: usize = 64;
 /// A bound in so many may reach the largest output, divided among threads: computing more of them, one by one, takes longer than all together.
 const FEW: usize = 64;
 
-/// The first of the largest outputs of `matrix`, of one position; `None` if it has to be found otherwise. `bounds` is memory for a number for each output.
+/// Row-blocks that are asked for together.
+const ASK: usize = 16;
+
+/// The first of the largest outputs of `matrix`, of one position; `None` if it has to be found otherwise. `bounds` is memory for a number for each row-block.
 ///
 /// # Errors
 /// If a page cannot be had. Outputs are finite: [`Screen::look_at`] declines where one might not be.
@@ -32,7 +35,8 @@ pub(crate) fn largest<C: Card>(
     bounds: &mut [f32],
 ) -> Result<Option<usize>, Error> {
     let (outputs, inputs) = (matrix.dims.outputs as usize, matrix.dims.padded_inputs() as usize);
-    let (Some(bounds), Some(values)) = (bounds.get_mut(..outputs), x.values.get(..inputs)) else {
+    let blocks = matrix.dims.row_blocks() as usize;
+    let (Some(bounds), Some(values)) = (bounds.get_mut(..blocks), x.values.get(..inputs)) else {
         return Ok(None);
     };
     let x = Input { values, ..x };
@@ -46,7 +50,7 @@ pub(crate) fn largest<C: Card>(
     }
     let (mut most, mut best) = (f32::NEG_INFINITY, 0);
     let mut compute = |block: usize| {
-        let y = row_block(matrix, pages, block as u32, kernel, x);
+        let y = row_block(matrix, pages, block, kernel, x);
         for (output, y) in (block * TILE_OUTPUTS..outputs).zip(y) {
             if !y.is_finite() {
                 return Err(Error::NotFinite(matrix.tensor));
@@ -58,24 +62,38 @@ pub(crate) fn largest<C: Card>(
         Ok(most)
     };
     // Behind the likeliest, few others can be larger.
-    let first = kernel.compute().argmax(bounds) / TILE_OUTPUTS;
+    let first = kernel.compute().argmax(bounds);
     let mut most = compute(first)?;
-    // A bound that is NaN is none.
-    let below = bounds.iter().map(|bound| usize::from(*bound < most)).sum::<usize>();
-    if outputs - below > outputs / FEW / team.map_or(1, Team::threads) {
+    let least = most;
+    let count = bounds.iter().map(|bound| u32::from(*bound >= least)).sum::<u32>() as usize;
+    if count > blocks / FEW / team.map_or(1, Team::threads) {
         return Ok(None);
     }
-    for (look, bounds) in bounds.chunks(LOOK).enumerate() {
-        if bounds.iter().fold(true, |below, bound| below & (*bound < most)) {
-            continue;
+    let mut reaching = (bounds.chunks(LOOK).enumerate())
+        .filter(|(_, bounds)| bounds.iter().fold(false, |reaches, bound| reaches | (*bound >= least)))
+        .flat_map(|(look, bounds)| (look * LOOK..).zip(bounds))
+        .filter(|(block, bound)| *block != first && **bound >= least);
+    // They lie anywhere, so each would be waited for alone.
+    let mut some = [(0, 0.0); ASK];
+    loop {
+        let mut found = 0;
+        for (place, (block, bound)) in some.iter_mut().zip(&mut reaching) {
+            *place = (block, *bound);
+            found += 1;
+            for (record, cells) in places(matrix, pages, block) {
+                ask_for(record);
+                ask_for(cells);
+            }
         }
-        for (block, bounds) in (look * LOOK / TILE_OUTPUTS..).zip(bounds.chunks(TILE_OUTPUTS)) {
-            if block != first && !bounds.iter().all(|bound| *bound < most) {
-                most = compute(block)?;
+        if found == 0 {
+            return Ok(Some(best));
+        }
+        for (block, bound) in some.iter().take(found) {
+            if *bound >= most {
+                most = compute(*block)?;
             }
         }
     }
-    Ok(Some(best))
 }
 
 /// Fills `bounds`.
@@ -92,14 +110,14 @@ fn bound(
         let mut rest = bounds;
         let pieces = (0..screen.bundles()).step_by(TAKE).map_while(move |first| {
             let bundles = first..(first + TAKE).min(screen.bundles());
-            let outputs = screen.outputs(bundles.clone()).len();
-            let (here, later) = core::mem::take(&mut rest).split_at_mut_checked(outputs)?;
+            let blocks = screen.row_blocks(bundles.clone()).len();
+            let (here, later) = core::mem::take(&mut rest).split_at_mut_checked(blocks)?;
             rest = later;
             Some((bundles, here))
         });
         let work = |(bundles, bounds): (core::ops::Range<usize>, &mut [f32])| {
             if !compute.screen(screen, bundles, &x, bounds) {
-                bounds.fill(f32::NAN);
+                bounds.fill(f32::INFINITY);
             }
         };
         return share(team, pieces, work).map(|_| ());
@@ -113,22 +131,41 @@ fn bound(
 fn row_block(
     matrix: &MatrixPages,
     pages: &[Page],
-    block: u32,
+    block: usize,
     kernel: Kernel,
     x: Input<'_>,
 ) -> [f32; TILE_OUTPUTS] {
     let dims = MatrixDims { outputs: TILE_OUTPUTS as u32, ..matrix.dims };
-    let places = (0..dims.segments()).map(|segment| matrix.dims.dense_tile(block * dims.outputs, segment));
     let (mut records, mut y) = ([0; PAGE_BYTES], [0.0; TILE_OUTPUTS]);
-    for (segment, place) in places.clone().enumerate() {
-        let Some(page) = pages.get(place.mask_page as usize) else { continue };
-        TileRecord::read(page, place.record as usize).write(&mut records, segment);
+    for (record, (from, _)) in records.chunks_mut(RECORD_BYTES).zip(places(matrix, pages, block)) {
+        if from.len() == record.len() {
+            record.copy_from_slice(from);
+        }
     }
     let mut product = GroupProduct::new(&dims, 0, &records, x, (&mut y, TILE_OUTPUTS));
-    for (segment, place) in (0..).zip(places) {
-        let from = place.cell_page as usize * PAGE_BYTES + place.cell as usize * CELL_BYTES;
-        let to = from + dims.cells_in_tile(segment) as usize * CELL_BYTES;
-        product.feed(kernel, pages.as_flattened().get(from..to).unwrap_or(&[]));
+    for (_, cells) in places(matrix, pages, block) {
+        product.feed(kernel, cells);
     }
     y
+}
+
+/// Of each segment of a row-block, the record and the cells.
+fn places<'p>(
+    matrix: &MatrixPages,
+    pages: &'p [Page],
+    block: usize,
+) -> impl Iterator<Item = (&'p [u8], &'p [u8])> {
+    let dims = matrix.dims;
+    (0..dims.segments()).map(move |segment| {
+        let place = dims.dense_tile(block as u32 * TILE_OUTPUTS as u32, segment);
+        let part = |page: u32, from: u32, len: usize| {
+            let from = page as usize * PAGE_BYTES + from as usize;
+            pages.as_flattened().get(from..from + len).unwrap_or(&[])
+        };
+        let cells = dims.cells_in_tile(segment) as usize * CELL_BYTES;
+        (
+            part(place.mask_page, place.record * RECORD_BYTES as u32, RECORD_BYTES),
+            part(place.cell_page, place.cell * CELL_BYTES as u32, cells),
+        )
+    })
 }

@@ -66,15 +66,17 @@ unsafe fn dense<S: Sums, const B: usize>(job: &Job<'_>) {
         let x = (x, &negatives);
         for bundle in (0..groups).step_by(BUNDLE) {
             let side_by_side = (groups - bundle).min(BUNDLE);
-            // Two groups at once, as registers go.
-            for first in (0..side_by_side).step_by(2) {
+            // As many groups at once as there are registers for.
+            for first in (0..side_by_side).step_by(if B == 1 { BUNDLE } else { 2 }) {
                 let at = (segment, bundle + first, cells);
                 let finish = lines.wrapping_add(first);
                 let lines = finish.wrapping_add(side_by_side);
                 // SAFETY: a part has a line for each of its groups and cells, a finish for each group and segment.
                 unsafe {
-                    match side_by_side - first {
-                        1 => bundle_of::<S, B, 1>(job, at, x, (lines, side_by_side), finish),
+                    match (side_by_side - first, B) {
+                        (1, _) => bundle_of::<S, B, 1>(job, at, x, (lines, side_by_side), finish),
+                        (3, 1) => bundle_of::<S, B, 3>(job, at, x, (lines, side_by_side), finish),
+                        (4, 1) => bundle_of::<S, B, 4>(job, at, x, (lines, side_by_side), finish),
                         _ => bundle_of::<S, B, 2>(job, at, x, (lines, side_by_side), finish),
                     }
                 }

@@ -1,9 +1,9 @@
-//! Bounds of outputs, from half of each weight.
+//! Bounds of row-blocks, from half of each weight.
 
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-use crate::kernels::prepacked::{BUNDLE, DOUBT, LEAST_DOUBT, LINE_INPUTS, OUTPUTS, Screen, Screened};
+use crate::kernels::prepacked::{BUNDLE, DOUBT, LANES, LEAST_DOUBT, LINE_INPUTS, Screen, Screened};
 
 /// [`screen`](crate::kernels::Compute::screen).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
@@ -11,7 +11,9 @@ pub(super) fn screen(screen: &Screen, bundles: Range<usize>, x: &Screened<'_>, b
     let Some((mut lines, mut rests)) = screen.begin(&bundles, x, bounds) else { return false };
     let half = _mm512_set1_epi8(0x0F);
     let (doubt, least) = (_mm512_set1_ps(DOUBT), _mm512_set1_ps(LEAST_DOUBT));
-    for bounds in bounds.chunks_mut(BUNDLE * OUTPUTS) {
+    let upper = _mm512_set1_epi32(0xFFFF << 16);
+    let by_group = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    for bounds in bounds.chunks_mut(BUNDLE * LANES) {
         let mut most = [_mm512_setzero_ps(); BUNDLE];
         for (values, (start, scale, length)) in x.segments() {
             let mut sums = [_mm512_set1_epi32(start); BUNDLE];
@@ -29,21 +31,26 @@ pub(super) fn screen(screen: &Screen, bundles: Range<usize>, x: &Screened<'_>, b
             }
             for (sum, most) in sums.into_iter().zip(&mut most) {
                 // SAFETY: for each segment of a bundle, the rest for each group.
-                let (scales, lengths) = unsafe {
-                    (_mm512_load_ps((*rests).scales.as_ptr()), _mm512_load_ps((*rests).lengths.as_ptr()))
-                };
+                let rest = unsafe { _mm512_load_si512(rests.cast()) };
                 rests = rests.wrapping_add(1);
+                let scales = _mm512_castsi512_ps(_mm512_and_si512(rest, upper));
+                let lengths = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(rest));
                 let scales = _mm512_mul_ps(_mm512_set1_ps(scale), scales);
-                let about = _mm512_mul_ps(scales, _mm512_cvtepi32_ps(sum));
+                let about = _mm512_mul_ps(scales, _mm512_cvtepi32_ps(_mm512_slli_epi32::<4>(sum)));
                 let bound = _mm512_fmadd_ps(lengths, _mm512_set1_ps(length), _mm512_add_ps(about, least));
                 *most = _mm512_add_ps(*most, _mm512_fmadd_ps(_mm512_abs_ps(about), doubt, bound));
             }
         }
-        for (bounds, most) in bounds.chunks_mut(OUTPUTS).zip(most) {
-            let there = ((1u32 << bounds.len()) - 1) as u16;
-            // SAFETY: as many outputs as the mask has ones.
-            unsafe { _mm512_mask_storeu_ps(bounds.as_mut_ptr(), there, most) };
-        }
+        // A lane is a row-block: its largest four times over, then a group's in each of the four places.
+        let [a, b, c, d] = most.map(|most| {
+            let most = _mm512_max_ps(most, _mm512_permute_ps::<0b10_11_00_01>(most));
+            _mm512_max_ps(most, _mm512_permute_ps::<0b01_00_11_10>(most))
+        });
+        let (ab, cd) = (_mm512_mask_blend_ps(0xAAAA, a, b), _mm512_mask_blend_ps(0xAAAA, c, d));
+        let most = _mm512_permutexvar_ps(by_group, _mm512_mask_blend_ps(0xCCCC, ab, cd));
+        let there = ((1u32 << bounds.len()) - 1) as u16;
+        // SAFETY: as many row-blocks as the mask has ones.
+        unsafe { _mm512_mask_storeu_ps(bounds.as_mut_ptr(), there, most) };
     }
     true
 }

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS};
-use pageformer_card::{CELL_BYTES, MatrixDims, Page};
+use pageformer_card::{CELL_BYTES, MatrixDims, Page, bf16};
 
 use super::pack::{Tile, tiles_of};
 use super::{BUNDLE, LANES, Line, Lines, OUTPUTS};
@@ -23,6 +23,9 @@ pub(crate) const LINE_INPUTS: usize = 8;
 pub(crate) const DOUBT: f32 = 1.0 / (1 << 19) as f32;
 /// The same of numbers so small that an f32 has fewer digits.
 pub(crate) const LEAST_DOUBT: f32 = 1e-36;
+
+/// Scales of weights below which the length of what is left out is finite.
+const LARGEST_SCALE: f32 = f32::MAX / 512.0;
 
 /// The upper halves of a matrix's weights.
 pub struct Screen {
@@ -39,10 +42,8 @@ pub struct Screen {
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(in crate::kernels) struct Rest {
-    /// 16 · weight scales.
-    pub scales: [f32; OUTPUTS],
-    /// Lengths of what is left out, times weight scales.
-    pub lengths: [f32; OUTPUTS],
+    /// Two bf16 for each output: above, the weights' scale; below, the length of what is left out, times that scale.
+    pub outputs: [u32; OUTPUTS],
 }
 
 /// Activations that outputs are screened for.
@@ -78,18 +79,16 @@ impl Screen {
                 let from = lines.len();
                 lines.resize(from + dims.cells_in_tile(segment as u32) as usize / 2 * BUNDLE, Line::ZERO);
                 for group in 0..BUNDLE {
-                    let mut rest = Rest { scales: [0.0; OUTPUTS], lengths: [0.0; OUTPUTS] };
+                    let mut rest = Rest { outputs: [0; OUTPUTS] };
                     for lane in 0..LANES {
                         let row_block = (bundle * BUNDLE + group) * LANES + lane;
                         let Some(tile) = tiles.get(row_block * segments + segment) else { continue };
                         let lines = lines[from..].iter_mut().skip(group).step_by(BUNDLE);
                         let lengths = halve(tile, lines.map(|line| &mut line.0[lane]));
-                        let outputs = lane * TILE_OUTPUTS..(lane + 1) * TILE_OUTPUTS;
-                        let of_outputs =
-                            rest.scales[outputs.clone()].iter_mut().zip(&mut rest.lengths[outputs]);
-                        let known = tile.record.scales_f32().into_iter().zip(lengths);
-                        for ((of_scale, of_length), (scale, length)) in of_outputs.zip(known) {
-                            (*of_scale, *of_length) = (16.0 * scale, scale.abs() * length);
+                        let outputs = rest.outputs.iter_mut().skip(lane * TILE_OUTPUTS);
+                        for ((of_output, scale), length) in outputs.zip(tile.record.scales).zip(lengths) {
+                            let length = bf16::round_up(bf16::to_f32(scale).abs() * length);
+                            *of_output = u32::from(scale) << 16 | u32::from(length);
                         }
                     }
                     rests.push(rest);
@@ -109,10 +108,10 @@ impl Screen {
         self.rests.len() / (self.dims.segments() as usize * BUNDLE)
     }
 
-    /// Outputs of some bundles.
-    pub(crate) fn outputs(&self, bundles: Range<usize>) -> Range<usize> {
-        let output = |bundle: usize| (bundle * BUNDLE * OUTPUTS).min(self.dims.outputs as usize);
-        output(bundles.start)..output(bundles.end)
+    /// Row-blocks of some bundles.
+    pub(crate) fn row_blocks(&self, bundles: Range<usize>) -> Range<usize> {
+        let first = |bundle: usize| (bundle * BUNDLE * LANES).min(self.dims.row_blocks() as usize);
+        first(bundles.start)..first(bundles.end)
     }
 
     /// Activations of one position; `None` if there are others, or if some output might be beyond all f32.
@@ -127,8 +126,9 @@ impl Screen {
             *segment = (-8 * sum, *scale, scale.abs() * length(squares as u32));
             largest += scale.abs() * self.largest_scale * (128 * 128 * TILE_INPUTS) as f32;
         }
-        // A NaN is none of these.
-        (x.batch == 1 && largest < f32::MAX / 4.0).then_some(Screened { values, segments })
+        // A NaN is none of these. Lengths are finite, so that no bound is NaN.
+        let finite = largest < f32::MAX / 4.0 && self.largest_scale < LARGEST_SCALE;
+        (x.batch == 1 && finite).then_some(Screened { values, segments })
     }
 
     /// What a kernel begins with; `None` if something is too short.
@@ -142,7 +142,7 @@ impl Screen {
         let (segments, inputs) = (self.dims.segments() as usize, self.dims.padded_inputs() as usize);
         let fits = bundles.end <= self.bundles()
             && x.values.len() == inputs
-            && bounds.len() == self.outputs(bundles.clone()).len();
+            && bounds.len() == self.row_blocks(bundles.clone()).len();
         let lines = self.lines.as_ptr().wrapping_add(bundles.start * BUNDLE * (inputs / LINE_INPUTS));
         let rests = self.rests.as_ptr().wrapping_add(bundles.start * BUNDLE * segments);
         fits.then_some((lines, rests))
