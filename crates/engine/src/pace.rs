@@ -3,6 +3,8 @@
 //! How many tokens are guessed ahead, and how wide a prompt's batch is, depend on which of the two is waited for. A board knows how long each takes; the
 //! plan knows how much of each there is. All in integers and without a clock, so that the same conversation takes the same passes everywhere.
 
+use pageformer_vram::Reads;
+
 use crate::plan::{Needs, Plan};
 
 /// What reading and computing take beside each other, all in one unit of the caller's, such as nanoseconds. It changes how long a reply
@@ -23,8 +25,17 @@ pub struct Pace {
     pub logits: u32,
 }
 
+impl Pace {
+    /// What reading takes, for the choice of runs. Where commands cost next to nothing, each still takes some of the processor's time, which the pace does
+    /// not say: there, one counts as two pages.
+    pub(crate) fn reads(&self) -> Reads {
+        let command = self.command.max(self.page.saturating_mul(2));
+        Reads { command, page: self.page, ..Reads::default() }
+    }
+}
+
 impl Default for Pace {
-    /// A processor of 100 to 200 MHz beside a card on SPI at 20 MHz: see [`pageformer_vram::Pinning`] for the command.
+    /// A processor of 100 to 200 MHz beside a card on SPI at 20 MHz: see [`Reads`] for the command.
     fn default() -> Self {
         Self { command: 32, page: 16, check: 0, fetch: 0, compute: 1, logits: 0 }
     }
@@ -63,9 +74,7 @@ impl Costs {
         let sums = if streamed > 0 && plan.sum_pages < all_sums { all_sums } else { 0 };
         let times = |n: u32, cost: u32| u64::from(n) * u64::from(cost);
         Self {
-            reading: [(streamed, page), (commands, command), (sums, page), (sums, command)]
-                .iter()
-                .fold(0, |sum, (n, cost)| sum.saturating_add(times(*n, *cost))),
+            reading: times(streamed + sums, page).saturating_add(times(commands + sums, command)),
             once: times(streamed, check).saturating_add(times(plan.pinning.tape, fetch)),
             position: times(plan.pinning.tape, compute),
             logits: times(plan.pinning.tape, logits),

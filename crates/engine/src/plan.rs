@@ -173,12 +173,13 @@ impl Plan {
         Ok(plan)
     }
 
-    /// What a typical turn reads, in pages, a command as what it costs: a prompt of [`TURN`] tokens in batches, of which the last alone has logits, and as many
+    /// What a typical turn reads, in the unit of the pace: a prompt of [`TURN`] tokens in batches, of which the last alone has logits, and as many
     /// tokens of a reply.
     fn turn(&self, needs: &Needs) -> u64 {
         let sums = needs.sums().pages();
         let sums = if self.sum_pages < sums { sums } else { 0 };
-        let pass = self.pinning.pass_cost() + Pinning::cost(sums, sums);
+        let reads = self.pace.reads();
+        let pass = reads.cost(self.pinning.streamed() + sums, self.pinning.periods() + sums);
         let (prompt, reply) = (TURN.div_ceil(self.batch) - 1, 1 + TURN);
         u64::from(prompt) * needs.of_prompts(pass) + u64::from(reply) * pass
     }
@@ -287,12 +288,13 @@ impl Plan {
             self.count_frames();
         }
         let (frames, apart) = (spare(self) + 1, (request.memory_apart / size_of::<Page>()) as u32);
-        if let Some(pinning) = Pinning::with_read_ahead(needs.tape_pages, frames, request.read_ahead) {
+        let reads = self.pace.reads().ahead(request.read_ahead);
+        if let Some(pinning) = Pinning::new(needs.tape_pages, frames, &reads) {
             self.pinning = pinning;
         }
         // Memory of the fast kind is preferred unless the slow kind holds more.
         if self.pinning.pinned < apart.min(needs.tape_pages)
-            && let Some(pinning) = Pinning::apart(needs.tape_pages, apart, frames, request.read_ahead)
+            && let Some(pinning) = Pinning::apart(needs.tape_pages, apart, frames, &reads)
         {
             self.pinning = pinning;
             self.pinned_apart = true;

@@ -134,13 +134,13 @@ pub const BOARDS: [Board; 6] = [
     Board {
         name: "esp32s3",
         about: "ESP32-S3, internal RAM alone; the second core reads",
-        // 320 KiB are free of the 512; 67 pages of them are the reader's, 16 KiB the stacks'.
-        ram: 272 * KIB,
+        // 320 KiB are free of the 512; 51 pages of them are the reader's, 16 KiB the stacks'.
+        ram: 280 * KIB,
         external: None,
         clock: 240.0,
         coremark: 2.56,
         f32: Float::Unit,
-        read_ahead: 64,
+        read_ahead: 48,
         guesses: true,
         buses: &["spi-20", "spi-40", "sdmmc-1", "sdmmc-4", "flash"],
         source: "Espressif's data sheet: 512 KiB SRAM, 240 MHz, 613.86 CoreMark on one core; about 320 KiB usable (others' measurement)",
@@ -153,7 +153,7 @@ pub const BOARDS: [Board; 6] = [
         clock: 240.0,
         coremark: 2.56,
         f32: Float::Unit,
-        read_ahead: 64,
+        read_ahead: 48,
         guesses: true,
         buses: &["spi-20", "spi-40", "sdmmc-1", "sdmmc-4", "flash"],
         source: "as esp32s3; octal PSRAM reads 58 to 84 MB/s (others' measurement), the lower of them",

@@ -18,48 +18,65 @@ pub struct Pinning {
     pub ring: u32,
 }
 
-/// What a read command costs more than a page does, in pages. SD over SPI at 20 MHz moves a page in 0.3 ms (1.67 MB/s),
-/// and single-page reads run at about a third of that speed: a command costs what two pages do.
-const COMMAND_PAGES: u32 = 2;
+/// What reading takes, for the choice of how long a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reads {
+    /// A command, however many pages it reads, in any unit.
+    pub command: u32,
+    /// A page, in the same unit.
+    pub page: u32,
+    /// Pages of a command at most.
+    pub longest: u32,
+}
 
-/// Runs that a card which reads ahead should hold besides the one that is in the ring: computing takes longer for some
-/// pages (those that attention follows) than for others, and a store of several runs evens that out.
-pub(crate) const RUNS_AHEAD: u32 = 3;
+impl Reads {
+    /// The same for a card that holds up to `pages` pages which it has read before they are asked for: runs are then short enough for several of them.
+    /// 0 is a card that does not.
+    pub fn ahead(self, pages: u32) -> Self {
+        let longest = if pages > 0 { (pages / RUNS_AHEAD).max(1) } else { u32::MAX };
+        Self { longest: longest.min(self.longest), ..self }
+    }
+
+    /// What reading so many pages by so many commands takes.
+    pub fn cost(&self, pages: u32, commands: u32) -> u64 {
+        (u64::from(pages) * u64::from(self.page))
+            .saturating_add(u64::from(commands) * u64::from(self.command))
+    }
+}
+
+impl Default for Reads {
+    /// SD over SPI at 20 MHz moves a page in 0.3 ms (1.67 MB/s), and single-page reads run at about a third of that speed: a command costs what two
+    /// pages do.
+    fn default() -> Self {
+        Self { command: 2, page: 1, longest: u32::MAX }
+    }
+}
+
+/// Runs that a card which reads ahead should hold besides the one that is in the ring: one that is read while the other waits to be taken. With
+/// three, which are shorter, commands took more than was gained where computing takes longer for some pages (those that attention follows).
+pub(crate) const RUNS_AHEAD: u32 = 2;
 
 impl Pinning {
     /// Divides `frames` page frames between the pinned set and the ring. All pages are pinned when they fit;
     /// otherwise a larger ring means fewer commands but one more page to stream for each of its frames, and
     /// the sum is least at `ring² = streamed · cost of a command`. `None` when there is no frame at all.
-    pub fn new(tape: u32, frames: u32) -> Option<Self> {
+    pub fn new(tape: u32, frames: u32, reads: &Reads) -> Option<Self> {
         if frames >= tape {
             return Some(Self { tape, pinned: tape, ring: 0 });
         }
         if frames == 0 {
             return None;
         }
-        let wanted = (u64::from(tape - frames) * u64::from(COMMAND_PAGES)).isqrt() as u32;
-        let ring = wanted.clamp(1, frames);
+        let commands = u64::from(tape - frames) * u64::from(reads.command) / u64::from(reads.page.max(1));
+        let ring = (commands.isqrt() as u32).min(reads.longest).clamp(1, frames);
         Some(Self { tape, pinned: frames - ring, ring })
-    }
-
-    /// The same for a card that holds up to `read_ahead` pages which it has read before they are asked for: runs, and with
-    /// them the ring, are then short enough for several of them. 0 is a card that does not.
-    pub fn with_read_ahead(tape: u32, frames: u32, read_ahead: u32) -> Option<Self> {
-        let mut pinning = Self::new(tape, frames)?;
-        if read_ahead > 0 && pinning.ring > 0 {
-            let ring = pinning.ring.min((read_ahead / RUNS_AHEAD).max(1));
-            pinning.pinned += pinning.ring - ring;
-            pinning.ring = ring;
-        }
-        Some(pinning)
     }
 
     /// A division for pinned pages in memory of their own, `frames` of them, and a ring of up to `most` frames elsewhere: there,
     /// a longer ring costs no pinned page. `None` when there is no frame for a ring that is needed.
-    pub fn apart(tape: u32, frames: u32, most: u32, read_ahead: u32) -> Option<Self> {
+    pub fn apart(tape: u32, frames: u32, most: u32, reads: &Reads) -> Option<Self> {
         let pinned = frames.min(tape);
-        let longest = if read_ahead > 0 { (read_ahead / RUNS_AHEAD).max(1) } else { u32::MAX };
-        let ring = most.min(tape - pinned).min(longest);
+        let ring = most.min(tape - pinned).min(reads.longest);
         (ring > 0 || pinned == tape).then_some(Self { tape, pinned, ring })
     }
 
@@ -71,16 +88,6 @@ impl Pinning {
     /// Number of periods: of read commands in each pass.
     pub fn periods(&self) -> u32 {
         if self.ring == 0 { 0 } else { self.streamed().div_ceil(self.ring) }
-    }
-
-    /// What reading so many pages with so many commands costs, in pages.
-    pub fn cost(pages: u32, commands: u32) -> u64 {
-        u64::from(pages) + u64::from(commands) * u64::from(COMMAND_PAGES)
-    }
-
-    /// What a pass costs, in pages.
-    pub fn pass_cost(&self) -> u64 {
-        Self::cost(self.streamed(), self.periods())
     }
 
     fn share(&self, all: u32, period: u32) -> u32 {
@@ -141,8 +148,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_page_is_in_one_run(tape in 1u32..3000, frames in 1u32..3200) {
-            let pinning = Pinning::new(tape, frames).unwrap();
+        fn every_page_is_in_one_run(
+            tape in 1u32..3000,
+            frames in 1u32..3200,
+            command in 0u32..100,
+            page in 0u32..10,
+            longest in 0u32..50,
+        ) {
+            let pinning = Pinning::new(tape, frames, &Reads { command, page, longest }).unwrap();
             prop_assert!(pinning.pinned + pinning.ring <= frames.max(tape));
             let (mut next, mut pinned) = (0, 0);
             for period in 0..pinning.periods().max(1) {
@@ -166,8 +179,8 @@ mod tests {
 
     #[test]
     fn all_is_pinned_when_all_fits() {
-        assert_eq!(Pinning::new(10, 10), Some(Pinning { tape: 10, pinned: 10, ring: 0 }));
-        assert_eq!(Pinning::new(10, 0), None);
-        assert_eq!(Pinning::new(10, 1), Some(Pinning { tape: 10, pinned: 0, ring: 1 }));
+        assert_eq!(Pinning::new(10, 10, &Reads::default()), Some(Pinning { tape: 10, pinned: 10, ring: 0 }));
+        assert_eq!(Pinning::new(10, 0, &Reads::default()), None);
+        assert_eq!(Pinning::new(10, 1, &Reads::default()), Some(Pinning { tape: 10, pinned: 0, ring: 1 }));
     }
 }

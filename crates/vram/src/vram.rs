@@ -247,8 +247,8 @@ impl<'m, C: Card> Vram<'m, C> {
         begun
     }
 
-    /// Tells the card which runs come next, as many as it can read ahead: behind the pass's end its start follows. The last begins within two thirds of
-    /// what it can hold: it reads a run of up to a third by one command, and may want that much room at once.
+    /// Tells the card which runs come next, as many as it can read ahead: behind the pass's end its start follows. The last begins within the first half of
+    /// what it can hold: it reads a run of up to a half by one command, and may want that much room at once.
     fn read_on(&mut self) {
         let most = self.loader.card.read_ahead();
         if most == 0 {

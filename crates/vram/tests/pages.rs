@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use pageformer_card::page::checksum;
 use pageformer_card::sums::SumLayout;
 use pageformer_card::{PAGE_BYTES, Page};
-use pageformer_vram::{Card, CardFile, Fault, Frames, Pinning, ReadError, Vram};
+use pageformer_vram::{Card, CardFile, Fault, Frames, Pinning, ReadError, Reads, Vram};
 use proptest::prelude::*;
 
 /// A card whose every page says which it is. Notes the pages that are read, and reads ahead by the book.
@@ -180,7 +180,7 @@ proptest! {
         asks in asks(),
     ) {
         let layout = SumLayout { weights_pages: tape + beyond, tokenizer_pages: tokenizer };
-        let pinning = Pinning::with_read_ahead(tape, frames, read_ahead).unwrap();
+        let pinning = Pinning::new(tape, frames, &Reads::default().ahead(read_ahead)).unwrap();
         let sums = if sums_stay { layout.pages() as usize } else { 1 };
         let mut memory = Memory::new(&pinning, side, sums);
         let card = Numbered::new(layout, read_ahead);
@@ -220,7 +220,7 @@ proptest! {
     #[test]
     fn a_pass_reads_each_page_that_is_not_pinned_once(tape in 1u32..400, frames in 1u32..420, most in 1u32..50, read_ahead in 0u32..90) {
         let layout = SumLayout { weights_pages: tape, tokenizer_pages: 1 };
-        let pinning = Pinning::with_read_ahead(tape, frames, read_ahead).unwrap();
+        let pinning = Pinning::new(tape, frames, &Reads::default().ahead(read_ahead)).unwrap();
         prop_assert!(pinning.pinned + pinning.ring <= frames);
         let mut memory = Memory::new(&pinning, 1, layout.pages() as usize);
         let mut vram = Vram::start(Numbered::new(layout, read_ahead), layout, pinning, memory.frames()).unwrap();
@@ -263,7 +263,7 @@ proptest! {
         order in proptest::collection::vec(any::<bool>(), 1..9),
     ) {
         let (layout, end) = (SumLayout { weights_pages: tape, tokenizer_pages: 1 }, end.min(tape));
-        let pinning = Pinning::with_read_ahead(tape, frames, read_ahead).unwrap();
+        let pinning = Pinning::new(tape, frames, &Reads::default().ahead(read_ahead)).unwrap();
         let mut memory = Memory::new(&pinning, 1, layout.pages() as usize);
         let mut vram = Vram::start(Numbered::new(layout, read_ahead), layout, pinning, memory.frames()).unwrap();
         let runs: Vec<_> = (0..pinning.periods()).map(|period| pinning.streamed_run(period)).collect();
@@ -303,7 +303,7 @@ proptest! {
 fn what_is_not_there_is_an_error() {
     let layout = SumLayout { weights_pages: 12, tokenizer_pages: 2 };
     for frames in [1, 3, 10] {
-        let pinning = Pinning::new(10, frames).unwrap();
+        let pinning = Pinning::new(10, frames, &Reads::default()).unwrap();
         let mut memory = Memory::new(&pinning, 1, 1);
         let mut vram = Vram::start(Numbered::new(layout, 0), layout, pinning, memory.frames()).unwrap();
         let truncated = |file, page| Err(Fault { file, page, error: Some(ReadError::Truncated) });

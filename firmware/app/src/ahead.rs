@@ -21,9 +21,9 @@ pub use back::Back;
 use crate::CardSlot;
 
 /// Sectors that can be begun before they are asked for.
-const AHEAD: usize = 64;
+const AHEAD: usize = 48;
 /// Sectors that are read with one command at most: the runs that the memory plan makes.
-const RUN: usize = AHEAD / 3;
+const RUN: usize = AHEAD / 2;
 /// Sectors of the runs that wait for the front, besides one run that is being read or handed over.
 const STORE: usize = AHEAD - RUN;
 /// Single sectors that may be announced.

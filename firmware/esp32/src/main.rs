@@ -66,7 +66,7 @@ const BOARD: &Board = {
 const BUFFER_BYTES: usize = match CHIP {
     Chip::Esp32C3 => 280 << 10,
     Chip::Esp32C6 => 408 << 10,
-    Chip::Esp32S3 => 272 << 10,
+    Chip::Esp32S3 => 280 << 10,
 };
 
 /// The buffer.

@@ -3,6 +3,9 @@
 use std::fs;
 
 use pageformer_card::Layout;
+use pageformer_engine::{Needs, Plan, Request};
+use pageformer_sim::{Setup, boards, open, work_of_pass};
+use pageformer_vram::Arena;
 use xtask::emulator::{Emulator, Options, instructions};
 use xtask::firmware::Processor;
 
@@ -87,4 +90,32 @@ fn the_card_is_read_in_runs() {
     println!("{tokens} tokens, {streamed} pages each: {multiple} CMD18, {single} CMD17");
     assert!(multiple >= tokens && multiple * 8 <= tokens * streamed, "{multiple}");
     assert!(single <= tokens * 4, "{single}");
+}
+
+/// What the firmware makes of its memory is what `pageformer plan` predicts with.
+#[test]
+fn the_plan_is_the_predicted_one() {
+    let Some(elf) = built() else { return };
+    let card = cards::chat(Layout::Packed);
+    let image = card.image();
+    let options = Options { image: Some(&image), ..Options::default() };
+    let mut emulator = Emulator::start(elf, &options).unwrap();
+    emulator.until_prompt().unwrap();
+    let said = emulator.line("/memory").unwrap();
+
+    let board = boards::board("lm3s6965").unwrap();
+    let setup = Setup { board, bus: boards::bus(board.buses[0]).unwrap(), piece: None, read_ahead: true };
+    let mut memory = vec![0; (8 << 20) / 8];
+    let mut arena = Arena::new(&mut memory);
+    let opened = open(&image, &mut arena).unwrap();
+    let needs = Needs::new(&opened.manifest, &opened.table);
+    let tape = opened.manifest.tape_pages;
+    let pace = setup.pace(&work_of_pass(opened, arena).unwrap(), tape);
+    let plan = Plan::for_board(&needs, board.ram, &setup.request(&Request::default(), pace)).unwrap();
+    let (pinned, ring) = (plan.pinning.pinned, plan.pinning.ring);
+    let predicted = format!(
+        "{} positions, {} to a pass; {pinned} of {tape} tape pages stay, runs of {ring}",
+        plan.context, plan.batch
+    );
+    assert!(said.contains(&predicted), "{said}\ndoes not have\n{predicted}");
 }
