@@ -74,7 +74,8 @@ impl Costs {
         let sums = if streamed > 0 && plan.sum_pages < all_sums { all_sums } else { 0 };
         let times = |n: u32, cost: u32| u64::from(n) * u64::from(cost);
         Self {
-            reading: times(streamed + sums, page).saturating_add(times(commands + sums, command)),
+            reading: times(streamed.saturating_add(sums), page)
+                .saturating_add(times(commands.saturating_add(sums), command)),
             once: times(streamed, check).saturating_add(times(plan.pinning.tape, fetch)),
             position: times(plan.pinning.tape, compute),
             logits: times(plan.pinning.tape, logits),

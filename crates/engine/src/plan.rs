@@ -179,9 +179,10 @@ impl Plan {
         let sums = needs.sums().pages();
         let sums = if self.sum_pages < sums { sums } else { 0 };
         let reads = self.pace.reads();
-        let pass = reads.cost(self.pinning.streamed() + sums, self.pinning.periods() + sums);
+        let pass = reads
+            .cost(self.pinning.streamed().saturating_add(sums), self.pinning.periods().saturating_add(sums));
         let (prompt, reply) = (TURN.div_ceil(self.batch) - 1, 1 + TURN);
-        u64::from(prompt) * needs.of_prompts(pass) + u64::from(reply) * pass
+        needs.of_prompts(pass).saturating_mul(prompt.into()).saturating_add(pass.saturating_mul(reply.into()))
     }
 
     /// The plan of a board, where nobody says what is wanted: all positions that the model has if they fit; otherwise three quarters of

@@ -188,7 +188,7 @@ pub const BOARDS: [Board; 6] = [
     Board {
         name: "rp2040",
         about: "RP2040: Cortex-M0+, no floating-point unit; the second core reads",
-        // 264 KiB, less the reader's 67 pages and the stacks.
+        // 264 KiB, less a reader's 67 pages and the stacks. No firmware is built for it; that of `firmware/app` would have 51.
         ram: 208 * KIB,
         external: None,
         clock: 125.0,

@@ -97,17 +97,17 @@ fn right(card: u8, first: u32, buf: &[u8]) -> bool {
 fn what_was_begun_is_read_before_it_is_asked_for() {
     let (mut front, mut back, mut slot) = halves();
     let state = slot.0.clone();
-    front.begin_read(100, 16);
-    front.begin_read(116, 10);
+    front.begin_read(100, 14);
+    front.begin_read(114, 10);
     assert!(state.lock().unwrap().log.is_empty(), "the front reads nothing itself");
     while back.turn(&mut slot) {}
-    assert_eq!(state.lock().unwrap().log, [(100, 16), (116, 10)]);
+    assert_eq!(state.lock().unwrap().log, [(100, 14), (114, 10)]);
     // The back does nothing any more, so this is what it has read.
-    let mut buf = [0; 16 * 512];
+    let mut buf = [0; 14 * 512];
     front.finish_read(100, &mut buf).unwrap();
     assert!(right(0, 100, &buf));
-    front.finish_read(116, &mut buf[..10 * 512]).unwrap();
-    assert!(right(0, 116, &buf[..10 * 512]));
+    front.finish_read(114, &mut buf[..10 * 512]).unwrap();
+    assert!(right(0, 114, &buf[..10 * 512]));
 }
 
 /// The back reads as far ahead as the front may ask, whatever the length of the runs, as long as the last begins within the first half of that.
@@ -133,8 +133,8 @@ fn short_runs_are_read_as_far_ahead_as_long_ones() {
 fn what_is_waited_for_comes_before_runs_that_have_not_begun() {
     let (mut front, mut back, mut slot) = halves();
     let state = slot.0.clone();
-    for first in [100, 121, 142] {
-        front.begin_read(first, 21);
+    for first in [100, 112, 124] {
+        front.begin_read(first, 12);
     }
     assert!(back.turn(&mut slot));
     // Of three that are announced, the first is forgotten, which takes waiting for it.
@@ -148,16 +148,16 @@ fn what_is_waited_for_comes_before_runs_that_have_not_begun() {
     assert!(front.has_arrived(7) && !front.has_arrived(8));
     front.begin_sector(9);
     while back.turn(&mut slot) {}
-    let log = [(100, 21), (7, 1), (8, 1), (9, 1), (121, 21), (142, 21)];
+    let log = [(100, 12), (7, 1), (8, 1), (9, 1), (112, 12), (124, 12)];
     assert_eq!(state.lock().unwrap().log, log);
     // The back does nothing any more, so this is what it has read.
-    let mut buf = [0; 21 * 512];
+    let mut buf = [0; 12 * 512];
     assert!(front.has_arrived(9) && front.has_arrived(8));
     for sector in [9, 8] {
         front.read(sector, &mut buf[..512]).unwrap();
         assert!(right(0, sector, &buf[..512]));
     }
-    for first in [100, 121] {
+    for first in [100, 112] {
         front.finish_read(first, &mut buf).unwrap();
         assert!(right(0, first, &buf));
     }

@@ -63,22 +63,23 @@ pub(crate) fn largest<C: Card>(
     };
     // Behind the likeliest, few others can be larger.
     let first = kernel.compute().argmax(bounds);
-    let mut most = compute(first)?;
-    let least = most;
-    let count = bounds.iter().map(|bound| u32::from(*bound >= least)).sum::<u32>() as usize;
+    let least = compute(first)?;
+    // NaN would be no bound.
+    let is_below = |bound: &f32| *bound < least;
+    let count = bounds.iter().map(|bound| u32::from(!is_below(bound))).sum::<u32>() as usize;
     if count > blocks / FEW / team.map_or(1, Team::threads) {
         return Ok(None);
     }
     let mut reaching = (bounds.chunks(LOOK).enumerate())
-        .filter(|(_, bounds)| bounds.iter().fold(false, |reaches, bound| reaches | (*bound >= least)))
+        .filter(|(_, bounds)| !bounds.iter().fold(true, |all, bound| all & is_below(bound)))
         .flat_map(|(look, bounds)| (look * LOOK..).zip(bounds))
-        .filter(|(block, bound)| *block != first && **bound >= least);
+        .filter(|(block, bound)| *block != first && !is_below(bound));
     // They lie anywhere, so each would be waited for alone.
-    let mut some = [(0, 0.0); ASK];
+    let mut some = [0; ASK];
     loop {
         let mut found = 0;
-        for (place, (block, bound)) in some.iter_mut().zip(&mut reaching) {
-            *place = (block, *bound);
+        for (place, (block, _)) in some.iter_mut().zip(&mut reaching) {
+            *place = block;
             found += 1;
             for (record, cells) in places(matrix, pages, block) {
                 ask_for(record);
@@ -88,10 +89,8 @@ pub(crate) fn largest<C: Card>(
         if found == 0 {
             return Ok(Some(best));
         }
-        for (block, bound) in some.iter().take(found) {
-            if *bound >= most {
-                most = compute(*block)?;
-            }
+        for block in some.iter().take(found) {
+            compute(*block)?;
         }
     }
 }

@@ -50,7 +50,9 @@ impl Needs {
 
     /// Of `n` for a whole pass, how many a pass without logits takes, if they are spread over the tape.
     pub(crate) fn of_prompts(&self, n: u64) -> u64 {
-        n * u64::from(self.prompt_pages) / u64::from(self.tape_pages.max(1))
+        let (prompt, tape) = (u64::from(self.prompt_pages), u64::from(self.tape_pages.max(1)));
+        // No product here is beyond 64 bits: a pass without logits takes no more than a whole one.
+        n / tape * prompt + n % tape * prompt / tape
     }
 
     /// Where the checksums of this card lie.

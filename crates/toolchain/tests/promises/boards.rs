@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pageformer_engine::{Request, Speculation};
+use pageformer_engine::{Needs, Pace, Plan, Request, Speculation};
 use pageformer_sim::boards::{BOARDS, bus};
 use pageformer_sim::{PassWork, Prediction, Setup, open, predict, work_of_pass};
 use pageformer_vram::Arena;
@@ -86,4 +86,30 @@ fn how_many_guesses_follows_from_what_is_waited_for() {
     assert!(rows(pace(1000, 1), 64) > 4 && rows(pace(1000, 1), 0) > 4);
     assert_eq!((rows(pace(1, 1000), 64), rows(pace(1, 1000), 0)), (1, 1));
     assert!(rows(pace(100, 30), 64) > rows(pace(100, 90), 0));
+}
+
+/// No tape is so long and no card so slow that the plan goes wrong.
+#[test]
+fn any_tape_at_any_pace_has_a_plan() {
+    let mut memory = memory(8 << 20);
+    let mut arena = Arena::new(&mut memory);
+    let opened = open(Path::new(CARD), &mut arena).unwrap();
+    let known = Needs::new(&opened.manifest, &opened.table);
+    let ram = 280 << 10;
+    for tape_pages in [known.tape_pages, 1 << 20, u32::MAX / 2] {
+        let needs = Needs { tape_pages, prompt_pages: tape_pages / 2, weights_pages: tape_pages, ..known };
+        for [command, page] in [[0, 0], [u32::MAX, 0], [0, u32::MAX], [u32::MAX; 2], [600_000, 292_000]] {
+            for other in [0, u32::MAX] {
+                let pace = Pace { command, page, check: other, fetch: other, compute: other, logits: other };
+                for (speculation, read_ahead) in
+                    [Speculation::Off, Speculation::Auto].into_iter().flat_map(|s| [0, 1, 48].map(|a| (s, a)))
+                {
+                    let request = Request { pace, speculation, read_ahead, ..Request::default() };
+                    let plan = Plan::new(&needs, ram, &request).unwrap();
+                    assert!(plan.total() <= ram && plan.pinning.tape == tape_pages, "{plan:?}");
+                    assert!(read_ahead == 0 || plan.pinning.ring <= (read_ahead / 2).max(1), "{plan:?}");
+                }
+            }
+        }
+    }
 }

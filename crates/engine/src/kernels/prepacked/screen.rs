@@ -119,15 +119,16 @@ impl Screen {
         let values = x.values.get(..self.dims.padded_inputs() as usize)?;
         let scales = x.scales.get(..self.dims.segments() as usize)?;
         let mut segments = [(0, 0.0, 0.0); SEGMENTS];
-        let mut largest = 0.0;
+        let (mut largest, mut longest) = (0.0, 0.0);
         for ((segment, values), scale) in segments.iter_mut().zip(values.chunks(TILE_INPUTS)).zip(scales) {
             let sum: i32 = values.iter().map(|x| i32::from(*x)).sum();
             let squares: i32 = values.iter().map(|x| i32::from(*x) * i32::from(*x)).sum();
             *segment = (-8 * sum, *scale, scale.abs() * length(squares as u32));
+            longest += segment.2;
             largest += scale.abs() * self.largest_scale * (128 * 128 * TILE_INPUTS) as f32;
         }
-        // A NaN is none of these. Lengths are finite, so that no bound is NaN.
-        let finite = largest < f32::MAX / 4.0 && self.largest_scale < LARGEST_SCALE;
+        // A NaN is none of these. Where lengths are finite, no bound is NaN.
+        let finite = largest < f32::MAX / 4.0 && longest < f32::MAX && self.largest_scale < LARGEST_SCALE;
         (x.batch == 1 && finite).then_some(Screened { values, segments })
     }
 
