@@ -12,7 +12,7 @@ use pageformer_vram::{Frames, Pinning, Vram};
 
 fn run(card: MemoryCard, vocab: u32, text: &str) -> Result<(), Error> {
     let layout = SumLayout { weights_pages: 1, tokenizer_pages: (card.tokenizer.len() / PAGE_BYTES) as u32 };
-    let pinning = Pinning { tape: 1, pinned: 1, ring: 0 };
+    let pinning = Pinning { tape: 1, pinned: 1, ..Pinning::default() };
     let page = || vec![[0; PAGE_BYTES]];
     let frames = Frames {
         pinned: &mut page(),

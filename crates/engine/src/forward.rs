@@ -573,18 +573,13 @@ const QKV: [Role; 3] = [Role::Wq, Role::Wk, Role::Wv];
 const GATE_UP: [Role; 2] = [Role::Wgate, Role::W1];
 
 /// The page behind the last that a pass without logits asks for: of the last layer's values.
-fn prompts_end(shape: &Shape, table: &TensorTable<'_>) -> u32 {
+pub(crate) fn prompts_end(shape: &Shape, table: &TensorTable<'_>) -> u32 {
     table.pages_of(Tensor::Layer(shape.n_layers.saturating_sub(1), Role::Wv)).end
 }
 
 /// Pages before these that it does not ask for: the last layer's queries.
 fn last_queries(shape: &Shape, table: &TensorTable<'_>) -> Range<u32> {
     table.pages_of(Tensor::Layer(shape.n_layers.saturating_sub(1), Role::Wq))
-}
-
-/// Pages that a pass without logits asks for.
-pub(crate) fn pages_of_prompts(shape: &Shape, table: &TensorTable<'_>) -> u32 {
-    prompts_end(shape, table) - last_queries(shape, table).len() as u32
 }
 
 /// The matrix that gives logits.

@@ -46,59 +46,109 @@ const FIRST_TRUST: u16 = 154;
 /// By this part of its time, a guess has to bring more than it takes: attention takes longer late in a conversation than the pace says.
 const MARGIN: u64 = 64;
 
+/// By this part of either, a pass takes longer than the longer of reading and computing, if they take the same; by none, if one takes twice as long. Seen are a
+/// third of this on an ESP32-S3 and twice as much without a floating-point unit.
+const UNEVEN: u64 = 8;
+
+/// Nothing that a pass is put together from takes longer, in any unit: so no sum or product here is beyond 64 bits, for positions and tokens of a turn
+/// as many as there can be. In nanoseconds, it is 18 minutes.
+const MOST: u64 = 1 << 40;
+
+/// A part of a pass, whatever the number of positions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Part {
+    /// Reading its pages.
+    reading: u64,
+    /// What the processor does: checking what was read, fetching what was not.
+    once: u64,
+}
+
+impl Part {
+    /// What it takes beside so much `computing`.
+    // Not inlined, like what else is used more than once here: a board plans once, and has little flash.
+    #[inline(never)]
+    fn with(&self, computing: u64, ahead: bool) -> u64 {
+        let computing = self.once + computing;
+        if !ahead {
+            return self.reading + computing;
+        }
+        // Where both take about as long, neither hides all of the other: it comes in pieces, and the reader has little room.
+        let (less, more) = (self.reading.min(computing), self.reading.max(computing));
+        more + (2 * less).saturating_sub(more) / UNEVEN
+    }
+}
+
 /// What passes take with a plan, in the unit of its pace.
+///
+/// A pass has two parts, of which each takes the longer of reading and computing, since what is read ahead is little beside them: where positions have
+/// keys and values computed, and what is behind that, which is little computing for many pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Costs {
-    /// Reading the tape, whatever the number of positions.
-    reading: u64,
-    /// What the processor does whatever the number of positions: checking what was read, fetching what was not.
-    once: u64,
-    /// Computing a position.
+    /// Up to the last layer's values: all that passes without logits read.
+    front: Part,
+    /// The rest of the last layer, and the head.
+    behind: Part,
+    /// Computing a position, in front.
     position: u64,
-    /// Computing its logits, where they are not those of the last.
+    /// Computing the logits of one, behind, where they are not those of the last.
     logits: u64,
     /// Looking up a guess and its row of the embedding: reads that are waited for.
     lookup: u64,
     /// Whether the tape is read while positions are computed.
     ahead: bool,
-    /// What passes without logits read and fetch, which end in the last layer, in 1 ÷ 256.
-    prompts: u64,
 }
 
 impl Costs {
     pub fn of(plan: &Plan, needs: &Needs) -> Self {
         let Pace { command, page, check, fetch, compute, logits } = plan.pace;
-        let (streamed, commands) = (plan.pinning.streamed(), plan.pinning.periods());
+        let (pinning, end) = (&plan.pinning, needs.prompts_end);
         let all_sums = needs.sums().pages();
         // Where nothing is streamed, nothing is checked.
-        let sums = if streamed > 0 && plan.sum_pages < all_sums { all_sums } else { 0 };
-        let times = |n: u32, cost: u32| u64::from(n) * u64::from(cost);
+        let sums = if pinning.streamed() > 0 && plan.sum_pages < all_sums { all_sums } else { 0 };
+        let times = |n: u32, cost: u32| (u64::from(n) * u64::from(cost)).min(MOST);
+        // Of so many streamed pages, read by so many commands, in so many pages of the tape.
+        let part = |[streamed, commands, pages]: [u32; 3]| {
+            let sums = (u64::from(sums) * u64::from(pages)).div_ceil(u64::from(pinning.tape.max(1))) as u32;
+            let (streamed, commands) = (streamed.saturating_add(sums), commands.saturating_add(sums));
+            Part {
+                reading: times(streamed, page) + times(commands, command),
+                once: times(streamed, check) + times(pages, fetch.saturating_sub(logits)),
+            }
+        };
+        let commands = pinning.runs_before(end);
+        let in_front = [pinning.streamed_before(commands), commands, end];
+        let all = [pinning.streamed(), pinning.periods(), pinning.tape.max(end)];
+        let rest: [u32; 3] = core::array::from_fn(|i| all[i] - in_front[i]);
+        let [front, mut behind] = [in_front, rest].map(part);
+        // What is behind, for the last position.
+        behind.once += times(pinning.tape, fetch.min(logits));
+        // An embedding that is the head is a part of the tape.
+        let mut lookup = 2 * (times(1, page) + times(1, command) + times(1, check));
+        if let ([streamed, _, pages @ 1..=u32::MAX], true) = (rest, needs.shape.tied_embeddings) {
+            lookup = lookup.saturating_mul(streamed.into()) / u64::from(pages);
+        }
         Self {
-            reading: times(streamed.saturating_add(sums), page)
-                .saturating_add(times(commands.saturating_add(sums), command)),
-            once: times(streamed, check).saturating_add(times(plan.pinning.tape, fetch)),
-            position: times(plan.pinning.tape, compute),
-            logits: times(plan.pinning.tape, logits),
-            lookup: 2 * (u64::from(page) + u64::from(command) + u64::from(check)),
+            front,
+            behind,
+            position: times(pinning.tape, compute),
+            logits: times(pinning.tape, logits),
+            lookup,
             ahead: plan.reads_ahead,
-            prompts: needs.of_prompts(256),
         }
     }
 
     /// What a pass takes with so many positions, and logits of the last `rows` of them.
+    #[inline(never)]
     pub fn pass(&self, positions: usize, rows: usize) -> u64 {
         let (positions, more) = (positions as u64, rows.saturating_sub(1) as u64);
-        let computing =
-            self.position.saturating_mul(positions).saturating_add(self.logits.saturating_mul(more));
-        let of_tape = |all: u64| if rows > 0 { all } else { all.saturating_mul(self.prompts) >> 8 };
-        let (reading, computing) = (of_tape(self.reading), of_tape(self.once).saturating_add(computing));
-        let looking_up = self.lookup.saturating_mul(positions);
-        if self.ahead && rows == 0 {
-            // The rows of the next batch, while this one is computed.
-            return reading.saturating_add(looking_up).max(computing);
+        let (computing, looking_up) = (self.position * positions, self.lookup * positions);
+        if rows == 0 {
+            // With a reader, the rows of the next batch are looked up while this one is computed.
+            let reading = self.front.reading + looking_up;
+            return Part { reading, ..self.front }.with(computing, self.ahead);
         }
-        let both = if self.ahead { reading.max(computing) } else { reading.saturating_add(computing) };
-        both.saturating_add(looking_up)
+        let front = self.front.with(computing, self.ahead);
+        front + self.behind.with(self.logits * more, self.ahead) + looking_up
     }
 
     /// Whether one more guess pays behind `made` of them in a pass that reads `unread` tokens, too, if all guesses so far are right with probability
@@ -116,15 +166,14 @@ impl Costs {
     pub fn turn(&self, tokens: u32, batch: u32, rows: u32) -> u64 {
         let (batch, tokens) = (batch.max(1) as usize, tokens as usize);
         let before = tokens.saturating_sub(1) / batch;
-        let prompt = self.pass(batch, 0).saturating_mul(before as u64);
-        let prompt = prompt.saturating_add(self.pass(tokens - before * batch, 1));
+        let prompt = self.pass(batch, 0) * before as u64 + self.pass(tokens - before * batch, 1);
         let (mut right, mut expected) = (1u64 << 16, 1u64 << 16);
         for _ in 1..rows {
             right = (right * u64::from(FIRST_TRUST)) >> 8;
             expected += right;
         }
-        let reply = self.pass(rows as usize, rows as usize).saturating_mul((tokens as u64) << 16) / expected;
-        prompt.saturating_add(reply)
+        let reply = ((self.pass(rows as usize, rows as usize) * tokens as u64) << 10) / (expected >> 6);
+        prompt + reply
     }
 }
 
@@ -132,12 +181,18 @@ impl Costs {
 mod tests {
     use super::*;
 
-    const SERIAL: Costs =
-        Costs { reading: 1600, once: 0, position: 100, logits: 0, lookup: 0, ahead: false, prompts: 256 };
+    const FREE: Part = Part { reading: 0, once: 0 };
+    const SERIAL: Costs = costs(1600, 100);
+
+    /// All of it in front.
+    const fn costs(reading: u64, position: u64) -> Costs {
+        let front = Part { reading, once: 0 };
+        Costs { front, behind: FREE, position, logits: 0, lookup: 0, ahead: false }
+    }
 
     #[test]
     fn guesses_do_not_pay_where_nothing_is_read() {
-        let resident = Costs { reading: 0, ..SERIAL };
+        let resident = costs(0, 100);
         assert!((2..=16).all(|rows| resident.turn(32, 16, 1) < resident.turn(32, 16, rows)));
         assert!(!resident.pays((1, 0), 1 << 16, 1 << 16), "not even one that is surely right");
         assert!(SERIAL.turn(32, 4, 4) < SERIAL.turn(32, 4, 1));
@@ -149,11 +204,23 @@ mod tests {
     #[test]
     fn guesses_pay_as_long_as_the_card_is_waited_for() {
         let ahead = Costs { ahead: true, ..SERIAL };
-        assert!((1..16).all(|n| ahead.pass(n, n) == 1600 && ahead.pays((1, n - 1), 1, 1 << 16)));
+        assert!((1..=8).all(|n| ahead.pass(n, n) == 1600) && ahead.pass(16, 16) == 1600 + 1600 / UNEVEN);
+        assert!((1..8).all(|n| ahead.pays((1, n - 1), 1, 1 << 16)) && ahead.pays((1, 14), 1 << 11, 1 << 16));
         assert!(!ahead.pays((1, 15), 1 << 11, 1 << 16) && ahead.pays((1, 15), 1 << 15, 1 << 16));
-        let slow = Costs { position: 1600, ..ahead };
-        assert_eq!([1, 2, 3].map(|positions| slow.pass(positions, 1)), [1600, 3200, 4800]);
+        let slow = Costs { position: 3200, ..ahead };
+        assert_eq!([1, 2, 3].map(|positions| slow.pass(positions, 1)), [3200, 6400, 9600]);
         assert!(!slow.pays((1, 0), 1 << 16, 1 << 16));
+    }
+
+    /// What is left to read of one part hides nothing of the other's computing.
+    #[test]
+    fn each_part_takes_the_longer_of_both() {
+        let [front, behind] = [1000, 600].map(|reading| Part { reading, once: 50 });
+        let costs = Costs { front, behind, logits: 200, lookup: 10, ahead: true, ..SERIAL };
+        assert_eq!([costs.pass(4, 1), costs.pass(4, 2)], [1000 + 600 + 40, 1000 + 600 + 40]);
+        assert_eq!(costs.pass(30, 1), 3050 + 600 + 300);
+        assert_eq!(costs.pass(1, 11), 1000 + 2050 + 10);
+        assert_eq!([costs.pass(4, 0), costs.pass(30, 0)], [1040, 3050], "rows are looked up meanwhile");
     }
 
     /// A guess takes its logits, too, which a token of a prompt does not.
@@ -171,7 +238,8 @@ mod tests {
     /// Only the last pass of a prompt goes on behind the last layer's values.
     #[test]
     fn prompts_end_in_the_last_layer() {
-        let half = Costs { prompts: 128, once: 200, ..SERIAL };
+        let (front, behind) = (Part { reading: 800, once: 100 }, Part { reading: 800, once: 100 });
+        let half = Costs { front, behind, ..SERIAL };
         assert_eq!((half.pass(4, 0), half.pass(4, 1)), (800 + 100 + 400, 1600 + 200 + 400));
         let reply = 32 * half.pass(1, 1);
         assert_eq!(half.turn(32, 8, 1), 3 * half.pass(8, 0) + half.pass(8, 1) + reply);
@@ -186,8 +254,8 @@ mod tests {
             [(1600, 100, 0), (1600, 100, 300), (400, 100, 10), (90, 100, 0), (5000, 7, 3)]
         {
             for (ahead, trust) in [(false, 100), (false, 200), (true, 60), (true, 150), (true, 240)] {
-                let costs =
-                    Costs { reading, once: 30, position, logits: position / 2, lookup, ahead, prompts: 256 };
+                let behind = Part { reading: reading / 3, once: 30 };
+                let costs = Costs { behind, logits: position / 2, lookup, ahead, ..costs(reading, position) };
                 let (mut right, mut expected, mut made, mut stopped) = (1u64 << 16, 1u64 << 16, 0, None);
                 let mut best = (0, costs.pass(1, 1) as f64 / expected as f64);
                 while made < 16 {

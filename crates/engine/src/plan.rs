@@ -4,7 +4,7 @@ mod request;
 
 use pageformer_card::matrix::TILE_INPUTS;
 use pageformer_card::{Layout, Mlp, Page, Shape, TensorTable};
-use pageformer_vram::{Arena, Pinning};
+use pageformer_vram::{Arena, FAVOURS, Pinning};
 
 pub use request::{Needs, Part, PlanError, Request};
 
@@ -173,16 +173,12 @@ impl Plan {
         Ok(plan)
     }
 
-    /// What a typical turn reads, in the unit of the pace: a prompt of [`TURN`] tokens in batches, of which the last alone has logits, and as many
+    /// What a typical turn takes, in the unit of the pace: a prompt of [`TURN`] tokens in batches, of which the last alone has logits, and as many
     /// tokens of a reply.
+    #[inline(never)]
     fn turn(&self, needs: &Needs) -> u64 {
-        let sums = needs.sums().pages();
-        let sums = if self.sum_pages < sums { sums } else { 0 };
-        let reads = self.pace.reads();
-        let pass = reads
-            .cost(self.pinning.streamed().saturating_add(sums), self.pinning.periods().saturating_add(sums));
-        let (prompt, reply) = (TURN.div_ceil(self.batch) - 1, 1 + TURN);
-        needs.of_prompts(pass).saturating_mul(prompt.into()).saturating_add(pass.saturating_mul(reply.into()))
+        let guesses = cfg!(feature = "speculation") && self.speculation != Speculation::Off;
+        Costs::of(self, needs).turn(TURN, self.batch, if guesses { self.logits_rows } else { 1 })
     }
 
     /// The plan of a board, where nobody says what is wanted: all positions that the model has if they fit; otherwise three quarters of
@@ -225,8 +221,7 @@ impl Plan {
             })
         });
         // Where everything stays in memory, all batches cost the same for a token; then the last, the widest.
-        let cost = |plan: &Self| Costs::of(plan, needs).turn(TURN, plan.batch, plan.logits_rows);
-        plans.rev().min_by_key(|plan| (wanted.abs_diff(plan.logits_rows.min(wanted)), cost(plan)))
+        plans.rev().min_by_key(|plan| (wanted.abs_diff(plan.logits_rows.min(wanted)), plan.turn(needs)))
     }
 
     /// The smallest plan: one frame of each kind.
@@ -247,7 +242,7 @@ impl Plan {
             pace: request.pace,
             reads_ahead: ahead,
             page_metadata: request.page_metadata,
-            pinning: Pinning { tape: needs.tape_pages, pinned: 0, ring: 1 },
+            pinning: Pinning { tape: needs.tape_pages, ring: 1, ..Pinning::default() },
             pinned_apart: false,
             side_pages: 1,
             sum_pages: 1,
@@ -300,6 +295,7 @@ impl Plan {
             self.pinning = pinning;
             self.pinned_apart = true;
         }
+        self.favour_prompts(needs);
         self.count_frames();
         if self.pinning.ring == 0 {
             let frame = size_of::<Page>() + 8;
@@ -307,6 +303,21 @@ impl Plan {
             self.side_pages += more.min(needs.tokenizer_pages);
             self.count_frames();
         }
+    }
+
+    /// Pins more of the pages that each pass over a prompt reads, as far as that makes a typical turn shorter: the head and what is in front of it are read once a prompt,
+    /// and rows of an embedding that is the head are looked up more often then.
+    fn favour_prompts(&mut self, needs: &Needs) {
+        let even = self.pinning;
+        let (mut best, mut least) = (even, self.turn(needs));
+        for steps in 1..=FAVOURS {
+            self.pinning = even.favour(needs.prompts_end, steps);
+            let turn = self.turn(needs);
+            if turn < least {
+                (best, least) = (self.pinning, turn);
+            }
+        }
+        self.pinning = best;
     }
 
     /// Every part and its bytes; parts that are not needed have none.

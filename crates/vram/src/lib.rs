@@ -28,5 +28,5 @@ pub use card::{Card, CardFile, IndexReader, ReadError, WriteError, read_manifest
 pub use loader::{Fault, Stats};
 pub use meta::PageMeta;
 pub use meta_file::{MetaError, read_meta};
-pub use pinning::{Pinning, Reads};
+pub use pinning::{FAVOURS, Front, Pinning, Reads};
 pub use vram::{Frames, Vram};

@@ -155,19 +155,7 @@ impl<'m, C: Card> Vram<'m, C> {
     /// A pass begins that asks for pages before `end` only, without some behind the first, and others are behind it from the start of the tape on: what is read
     /// ahead goes on there.
     pub fn begin_pass(&mut self, end: u32, without: Range<u32>) {
-        let periods = match end.checked_sub(1) {
-            Some(last) if end < self.pinning.tape => self.pinning.period_of(last, 0) + 1,
-            _ => self.pinning.periods(),
-        };
-        self.periods = periods.min(self.pinning.periods());
-        // Whole runs of these pages.
-        let mut first = self.pinning.period_of(without.start, 0);
-        first += u32::from(self.pinning.streamed_run(first).start < without.start);
-        let mut behind = first;
-        while behind < self.periods && self.pinning.streamed_run(behind).end <= without.end {
-            behind += 1;
-        }
-        self.left_out = first..behind;
+        (self.periods, self.left_out) = self.pinning.runs_of(end, &without);
     }
 
     /// The period behind another, in a pass and the next.

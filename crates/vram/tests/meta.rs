@@ -102,7 +102,8 @@ fn with<T>(card: &mut Writable, kept: bool, act: impl FnOnce(&mut Vram<'_, &mut 
         meta: &mut meta,
     };
     let layout = card.layout;
-    let mut vram = Vram::start(card, layout, Pinning { tape: pages, pinned: 0, ring: 1 }, frames).unwrap();
+    let mut vram =
+        Vram::start(card, layout, Pinning { tape: pages, ring: 1, ..Pinning::default() }, frames).unwrap();
     act(&mut vram, pages)
 }
 

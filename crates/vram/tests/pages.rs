@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use pageformer_card::page::checksum;
 use pageformer_card::sums::SumLayout;
 use pageformer_card::{PAGE_BYTES, Page};
-use pageformer_vram::{Card, CardFile, Fault, Frames, Pinning, ReadError, Reads, Vram};
+use pageformer_vram::{Card, CardFile, FAVOURS, Fault, Frames, Pinning, ReadError, Reads, Vram};
 use proptest::prelude::*;
 
 /// A card whose every page says which it is. Notes the pages that are read, and reads ahead by the book.
@@ -122,6 +122,11 @@ enum Ask {
     Pass(u32, u32, u32),
 }
 
+/// How pinned pages are spread: a front, and how much of it is favoured.
+fn front() -> impl Strategy<Value = (u32, u32)> {
+    (0u32..420, 0..=FAVOURS)
+}
+
 fn asks() -> impl Strategy<Value = Vec<Ask>> {
     let ask = prop_oneof![
         4 => (any::<u32>(), 1u32..80).prop_map(|(first, most)| Ask::Tape { first, most }),
@@ -177,10 +182,11 @@ proptest! {
         side in 1usize..5,
         sums_stay in any::<bool>(),
         read_ahead in 0u32..90,
+        front in front(),
         asks in asks(),
     ) {
         let layout = SumLayout { weights_pages: tape + beyond, tokenizer_pages: tokenizer };
-        let pinning = Pinning::new(tape, frames, &Reads::default().ahead(read_ahead)).unwrap();
+        let pinning = Pinning::new(tape, frames, &Reads::default().ahead(read_ahead)).unwrap().favour(front.0, front.1);
         let sums = if sums_stay { layout.pages() as usize } else { 1 };
         let mut memory = Memory::new(&pinning, side, sums);
         let card = Numbered::new(layout, read_ahead);
@@ -218,9 +224,9 @@ proptest! {
 
     /// Passes over the tape: the first reads what is pinned and what is not, each further one only what is not.
     #[test]
-    fn a_pass_reads_each_page_that_is_not_pinned_once(tape in 1u32..400, frames in 1u32..420, most in 1u32..50, read_ahead in 0u32..90) {
+    fn a_pass_reads_each_page_that_is_not_pinned_once(tape in 1u32..400, frames in 1u32..420, most in 1u32..50, read_ahead in 0u32..90, front in front()) {
         let layout = SumLayout { weights_pages: tape, tokenizer_pages: 1 };
-        let pinning = Pinning::new(tape, frames, &Reads::default().ahead(read_ahead)).unwrap();
+        let pinning = Pinning::new(tape, frames, &Reads::default().ahead(read_ahead)).unwrap().favour(front.0, front.1);
         prop_assert!(pinning.pinned + pinning.ring <= frames);
         let mut memory = Memory::new(&pinning, 1, layout.pages() as usize);
         let mut vram = Vram::start(Numbered::new(layout, read_ahead), layout, pinning, memory.frames()).unwrap();
@@ -260,10 +266,11 @@ proptest! {
         without in (0u32..400, 0u32..200),
         most in 1u32..50,
         read_ahead in 0u32..90,
+        front in front(),
         order in proptest::collection::vec(any::<bool>(), 1..9),
     ) {
         let (layout, end) = (SumLayout { weights_pages: tape, tokenizer_pages: 1 }, end.min(tape));
-        let pinning = Pinning::new(tape, frames, &Reads::default().ahead(read_ahead)).unwrap();
+        let pinning = Pinning::new(tape, frames, &Reads::default().ahead(read_ahead)).unwrap().favour(front.0, front.1);
         let mut memory = Memory::new(&pinning, 1, layout.pages() as usize);
         let mut vram = Vram::start(Numbered::new(layout, read_ahead), layout, pinning, memory.frames()).unwrap();
         let runs: Vec<_> = (0..pinning.periods()).map(|period| pinning.streamed_run(period)).collect();

@@ -6,7 +6,7 @@ use pageformer_card::sums::SumLayout;
 use pageformer_card::{Layout, Manifest, Shape, TensorTable};
 
 use super::MAX_BATCH;
-use crate::forward::pages_of_prompts;
+use crate::forward::prompts_end;
 use crate::pace::Pace;
 use crate::speculation::Speculation;
 
@@ -22,8 +22,8 @@ pub struct Needs {
     pub layout: Layout,
     /// Pages of the tape.
     pub tape_pages: u32,
-    /// Pages that a pass without logits reads: the tape up to the last layer's values, without its queries.
-    pub prompt_pages: u32,
+    /// Where a pass without logits ends: behind the pages of the last layer's values.
+    pub prompts_end: u32,
     /// Pages of the tape and of an embedding that is not tied.
     pub weights_pages: u32,
     /// Pages of the tokenizer.
@@ -37,7 +37,7 @@ impl Needs {
             shape: manifest.shape,
             layout: manifest.layout,
             tape_pages: manifest.tape_pages,
-            prompt_pages: pages_of_prompts(&manifest.shape, table),
+            prompts_end: prompts_end(&manifest.shape, table),
             weights_pages: table.pages(),
             tokenizer_pages: manifest.tokenizer_pages,
         }
@@ -46,13 +46,6 @@ impl Needs {
     /// Whether metadata of every page takes so small a part of `budget` bytes that it is worth them.
     pub fn affords_metadata(&self, budget: usize) -> bool {
         (self.weights_pages as usize).saturating_mul(size_of::<u32>()) <= budget / METADATA_SHARE
-    }
-
-    /// Of `n` for a whole pass, how many a pass without logits takes, if they are spread over the tape.
-    pub(crate) fn of_prompts(&self, n: u64) -> u64 {
-        let (prompt, tape) = (u64::from(self.prompt_pages), u64::from(self.tape_pages.max(1)));
-        // No product here is beyond 64 bits: a pass without logits takes no more than a whole one.
-        n / tape * prompt + n % tape * prompt / tape
     }
 
     /// Where the checksums of this card lie.

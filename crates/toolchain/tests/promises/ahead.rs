@@ -1,10 +1,11 @@
 //! A card that is read by a thread of its own while the engine computes: the same text from the same pages, whatever goes wrong.
 
 use pageformer_card::{Mlp, Norm, Role, Shape, Tensor};
-use pageformer_engine::{Engine, Error, Pace, Plan, Reply, Request, Session, Speculation, kernels};
+use pageformer_engine::{Engine, Error, Plan, Reply, Request, Session, Speculation, kernels};
 use pageformer_model::{Model, Tokenizer};
 use pageformer_sim::{
-    Clock, Fault, Faulty, Opened, Setup, Virtual, boards, open_memory, predict, read_ahead,
+    Clock, Fault, Faulty, MemoryCard, Opened, PassWork, Setup, Virtual, boards, open_memory, predict,
+    read_ahead, work_of_pass,
 };
 use pageformer_vram::{Arena, Card, CardFile, ReadError};
 
@@ -24,19 +25,24 @@ fn with_thread<C: Card + Send>(card: C, pages: u32, ram: usize, request: &Reques
         let said = say(&mut session, PROMPT, TOKENS)?;
         let vram = session.engine().vram();
         // Each pass took exactly what is not pinned; those without logits ended with the run in which the last layer's values do, without those of
-        // its queries alone.
+        // its queries alone. A run that is the last of one pass and the first of the next is read once.
         let (pinning, passes) = (vram.pinning(), session.engine().passes());
         let last = session.engine().shape().n_layers - 1;
         let [queries, values] =
             [Role::Wq, Role::Wv].map(|role| session.engine().table().pages_of(Tensor::Layer(last, role)));
-        let runs = (0..pinning.periods()).map(|period| pinning.streamed_run(period));
-        let of_prompts: usize = runs
-            .filter(|run| run.start < values.end && (run.start < queries.start || queries.end < run.end))
-            .map(|run| run.len())
-            .sum();
         let short = u64::from(said.reply.prompt_tokens.div_ceil(session.engine().plan().batch) - 1);
-        let whole = (passes - short) * u64::from(pinning.streamed());
-        assert_eq!(vram.stats().streamed, whole + short * of_prompts as u64);
+        let (mut streamed, mut held) = (0, None);
+        for pass in 0..passes {
+            for run in (0..pinning.periods()).map(|period| pinning.streamed_run(period)) {
+                let of_prompts =
+                    run.start < values.end && (run.start < queries.start || queries.end < run.end);
+                if (pass >= short || of_prompts) && held.as_ref() != Some(&run) {
+                    streamed += run.len() as u64;
+                    held = Some(run);
+                }
+            }
+        }
+        assert_eq!(vram.stats().streamed, streamed);
         Ok(said)
     })
 }
@@ -203,6 +209,14 @@ fn sizes() -> impl Iterator<Item = (Model, Tokenizer)> {
     shapes.zip(1..).map(|(shape, seed)| random(shape, seed)).chain(stories())
 }
 
+/// What passes over this card compute.
+fn work(card: &MemoryCard) -> PassWork {
+    let mut memory = memory(8 << 20);
+    let mut arena = Arena::new(&mut memory);
+    let opened = open_memory(card.clone(), &mut arena).unwrap();
+    work_of_pass(opened, arena).unwrap()
+}
+
 /// By the virtual clock, a token takes hardly more than the longer of reading and computing, whichever that is, and without
 /// reading ahead their sum.
 #[test]
@@ -220,6 +234,7 @@ fn reading_ahead_hides_the_shorter_of_reading_and_computing() {
         });
         let boards = ["esp32s3", "rp2040"].map(|name| boards::board(name).unwrap());
         let cases = buses.flat_map(|bus| boards.map(|board| (bus, board)));
+        let work = work(&card);
         for ((bus, board), part) in cases.flat_map(|case| (0..5).map(move |part| (case, part))) {
             let ram = least + (most - least) * part / 5;
             let decode = |read_ahead| {
@@ -229,7 +244,8 @@ fn reading_ahead_hides_the_shorter_of_reading_and_computing() {
                 let setup = Setup { board, bus: &bus, piece: None, read_ahead };
                 // A context of its own, so that the plan is the one for these bytes.
                 let context = Some(needs.shape.max_seq);
-                let request = setup.request(&Request { context, ..request }, Pace::default());
+                let pace = setup.pace(&work, needs.tape_pages);
+                let request = setup.request(&Request { context, ..request }, pace);
                 predict(opened, arena, ram, &request, &setup, &[]).unwrap().decode
             };
             let ahead = decode(true);
@@ -242,8 +258,6 @@ fn reading_ahead_hides_the_shorter_of_reading_and_computing() {
             }
             let (time, reading, computing) =
                 (ahead.time.as_secs_f64(), ahead.reading.as_secs_f64(), ahead.computing.as_secs_f64());
-            *(if reading > computing { &mut reads_longer } else { &mut computes_longer }) += 1;
-            balanced += u32::from((0.8..1.25).contains(&(reading / computing)));
             let what = || {
                 format!(
                     "{} of {} pages, tied {}, {}, {bus:?}: {ahead:?}",
@@ -256,21 +270,22 @@ fn reading_ahead_hides_the_shorter_of_reading_and_computing() {
             // What nobody can do at once: the row is read when its token is chosen, and computed with when it is there.
             let row = ahead.stats.embedding as f64 * (bus.command_us + bus.page_us) * 1e-6;
             // A ratio below 1 is of runs that were begun before the first of these tokens.
-            let limit = match board.f32 {
-                // Between two matrices it computes for longer than the reader has room.
-                boards::Float::Firmware | boards::Float::Compiler => 1.25,
+            let limit = match (board.f32, ahead.stats.streamed >= 40 * ahead.tokens) {
+                (boards::Float::Unit, true) => 1.1,
                 // A pass of a few runs, each of which a look-up may have to wait for.
-                boards::Float::Unit if needs.tape_pages < 32 => 1.2,
-                boards::Float::Unit => 1.1,
+                (boards::Float::Unit, false) => 1.45,
+                // Between two matrices it computes for longer than the reader has room.
+                (boards::Float::Firmware | boards::Float::Compiler, true) => 1.3,
+                (boards::Float::Firmware | boards::Float::Compiler, false) => 1.65,
             };
             let ratio = time / reading.max(computing + row);
             assert!((0.95..limit).contains(&ratio), "{ratio}, {}", what());
-            // It takes a good part of a token only where hardly anything is read but that.
-            if needs.tape_pages >= 32
-                && (needs.shape.tied_embeddings || ahead.stats.streamed >= 40 * ahead.tokens)
-            {
+            // The row takes a good part of a token only where hardly anything is read but that.
+            if ahead.stats.streamed >= 40 * ahead.tokens {
                 let ratio = time / reading.max(computing);
                 assert!(ratio < limit, "{ratio}, {}", what());
+                *(if reading > computing { &mut reads_longer } else { &mut computes_longer }) += 1;
+                balanced += u32::from((0.8..1.25).contains(&(reading / computing)));
             }
         }
     }
@@ -293,6 +308,7 @@ fn prompts_hide_the_shorter_of_reading_and_computing() {
         let (least, most) = (least_ram(&needs, &ahead), ample_ram(&needs, &ahead));
         let buses = [(10.0, 10.0), (20.0, 40.0), (58.0, 600.0), (189.0, 600.0), (292.0, 600.0)];
         let cases = buses.into_iter().flat_map(|bus| (0..4).map(move |part| (bus, part)));
+        let work = work(&card);
         for (((page_us, command_us), part), batch) in
             cases.flat_map(|case| [1, 4, 8].map(|batch| (case, batch)))
         {
@@ -301,7 +317,8 @@ fn prompts_hide_the_shorter_of_reading_and_computing() {
             let asked = Request { batch: Some(batch), context: Some(needs.shape.max_seq), ..ahead };
             let mut memory = memory(least + (most - least) * part / 4);
             let ram = memory.len() * 8;
-            let Ok(plan) = Plan::new(&needs, ram, &setup.request(&asked, Pace::default())) else { continue };
+            let pace = setup.pace(&work, needs.tape_pages);
+            let Ok(plan) = Plan::new(&needs, ram, &setup.request(&asked, pace)) else { continue };
             let mut arena = Arena::new(&mut memory);
             let Opened { card, manifest, table } = open_memory(card.clone(), &mut arena).unwrap();
             let clock = Clock::default();
@@ -323,17 +340,20 @@ fn prompts_hide_the_shorter_of_reading_and_computing() {
             if needs.shape.n_layers < 2 || streamed < 20 {
                 continue;
             }
+            let limit = if streamed >= 40 && streamed >= 10 * u64::from(batch) { 1.1 } else { 1.3 };
             // Of the first pass, the rows are waited for.
             let (mut time, mut longer) = (0.0, 0.0);
             for pass in moments.windows(2) {
                 let [all, reading, computing] = [0, 1, 2].map(|of| (pass[1][of] - pass[0][of]).as_secs_f64());
                 time += all;
                 longer += reading.max(computing);
-                *(if reading > computing { &mut reads_longer } else { &mut computes_longer }) += 1;
+                if limit == 1.1 {
+                    *(if reading > computing { &mut reads_longer } else { &mut computes_longer }) += 1;
+                }
             }
             let ratio = time / longer;
             assert!(
-                (0.95..1.1).contains(&ratio),
+                (0.95..limit).contains(&ratio),
                 "{ratio}: {streamed} of {} pages, batch {batch}, {bus:?}",
                 needs.tape_pages
             );

@@ -97,7 +97,7 @@ fn any_tape_at_any_pace_has_a_plan() {
     let known = Needs::new(&opened.manifest, &opened.table);
     let ram = 280 << 10;
     for tape_pages in [known.tape_pages, 1 << 20, u32::MAX / 2] {
-        let needs = Needs { tape_pages, prompt_pages: tape_pages / 2, weights_pages: tape_pages, ..known };
+        let needs = Needs { tape_pages, prompts_end: tape_pages / 2, weights_pages: tape_pages, ..known };
         for [command, page] in [[0, 0], [u32::MAX, 0], [0, u32::MAX], [u32::MAX; 2], [600_000, 292_000]] {
             for other in [0, u32::MAX] {
                 let pace = Pace { command, page, check: other, fetch: other, compute: other, logits: other };
