@@ -3,8 +3,8 @@
 //! The tape of `P` pages is divided into *periods*; each begins with one run of streamed pages and ends with
 //! one run of pinned pages. A run never exceeds the ring, so a run is one read; there are as few as the ring
 //! allows. Both kinds are spread evenly, so that while the pinned part of a period is used there is time to
-//! read the next run. The pinned pages of a front that some passes end behind can lie closer than the others; if all
-//! of its pages are pinned, each period begins with its pinned run, so that there are none in front of them.
+//! read the next run. The pinned pages of a front that some passes end behind can lie closer than the others; if they
+//! are one run, each period begins with its pinned run, so that nothing is streamed in front of them.
 
 use core::ops::Range;
 
@@ -28,8 +28,6 @@ pub struct Front {
     pub periods: u32,
     /// Pinned pages of these.
     pub pinned: u32,
-    /// Whether that is all there are in the front: then periods begin with them.
-    pub is_whole: bool,
 }
 
 /// Steps from pinned pages that are spread evenly to as many of them in the front as it has pages, for [`Pinning::favour`].
@@ -110,7 +108,7 @@ impl Pinning {
         // Whole runs, as many as come nearest.
         let periods = share((pages - pinned).saturating_mul(2), self.periods(), streamed).div_ceil(2).max(1);
         let front = match periods < self.periods() {
-            true => Front { periods, pinned, is_whole: pinned == pages },
+            true => Front { periods, pinned },
             false => Front::default(),
         };
         Self { front, ..self }
@@ -133,11 +131,16 @@ impl Pinning {
 
     /// Pinned pages in front of period `period`. They lie in their frames in tape order, so that is the frame of its first.
     pub fn frame_of_run(&self, period: u32) -> u32 {
-        let Front { periods, pinned, .. } = self.front;
+        let Front { periods, pinned } = self.front;
         match period.checked_sub(periods) {
             Some(behind) => pinned + share(self.pinned - pinned, behind, self.periods() - periods),
             None => share(pinned, period, periods),
         }
+    }
+
+    /// Whether each period begins with its pinned pages.
+    fn begins_pinned(&self) -> bool {
+        self.front.periods == 1
     }
 
     /// The first page of period `period` on the tape.
@@ -152,7 +155,7 @@ impl Pinning {
         }
         let (start, end) = (self.start(period), self.start(period + 1));
         let pages = self.streamed_before(period + 1) - self.streamed_before(period);
-        if self.front.is_whole { end - pages..end } else { start..start + pages }
+        if self.begins_pinned() { end - pages..end } else { start..start + pages }
     }
 
     /// Pinned pages of period `period` on the tape.
@@ -162,7 +165,7 @@ impl Pinning {
         }
         let (start, end) = (self.start(period), self.start(period + 1));
         let pages = self.frame_of_run(period + 1) - self.frame_of_run(period);
-        if self.front.is_whole { start..start + pages } else { end - pages..end }
+        if self.begins_pinned() { start..start + pages } else { end - pages..end }
     }
 
     /// The period that `page` belongs to; `near` is a first guess.
