@@ -14,7 +14,7 @@ use pageformer_vram::{Arena, Card, CardFile, Frames, Vram};
 use crate::activations::{Activations, Buffer};
 use crate::attention::{KvCache, Scratch};
 use crate::error::Error;
-use crate::kernels::{Kernel, Team};
+use crate::kernels::{Compute, Kernel, Team};
 use crate::matrix::MatrixPages;
 use crate::numerics::{rotary_frequency, rotation};
 use crate::plan::{ActivationLens, Needs, Plan};
@@ -269,7 +269,7 @@ impl<'m, C: Card> Engine<'m, C> {
                 false => (q_pad, qkv_pad),
             };
             let matrices = if q_pad == 0 { &matrices[1..] } else { &matrices };
-            self.multiply(matrices, &Buffer::Wide, (batch, qkv_pad))?;
+            self.multiply(matrices, &Buffer::Wide, (batch, qkv_pad), None)?;
 
             // h = attention(q, cache with k and v)
             let act = &mut self.act;
@@ -306,7 +306,7 @@ impl<'m, C: Card> Engine<'m, C> {
 
             // x += Wo·h
             self.quantize(Tensor::Layer(layer, Role::Wv), &Buffer::H, batch, (q_dim, q_pad))?;
-            self.multiply(&[Tensor::Layer(layer, Role::Wo)], &Buffer::H, (batch, d_pad))?;
+            self.multiply(&[Tensor::Layer(layer, Role::Wo)], &Buffer::H, (batch, d_pad), None)?;
             self.add_to_residual(batch);
             if self.is_over(2 * layer + 1, &mut meanwhile) {
                 return Ok(0);
@@ -315,25 +315,15 @@ impl<'m, C: Card> Engine<'m, C> {
             // h = norm(x); x += W2·mlp(h)
             self.norm(Tensor::Layer(layer, Role::Ln2), batch)?;
             self.quantize(Tensor::Layer(layer, Role::Ln2), &Buffer::H, batch, (d, d_pad))?;
-            let hidden = match shape.mlp {
-                Mlp::Gelu => {
-                    self.multiply(&[Tensor::Layer(layer, Role::W1)], &Buffer::Wide, (batch, ff_pad))?;
-                    compute.gelu(self.act.wide.get_mut(..batch * ff_pad).unwrap_or(&mut []));
-                    ff_pad
-                }
-                Mlp::SwiGlu => {
-                    let tensors = GATE_UP.map(|role| Tensor::Layer(layer, role));
-                    self.multiply(&tensors, &Buffer::Wide, (batch, 2 * ff_pad))?;
-                    for row in self.act.wide.chunks_exact_mut(2 * ff_pad).take(batch) {
-                        let (gate, up) = row.split_at_mut(ff_pad);
-                        compute.swiglu(gate, up);
-                    }
-                    2 * ff_pad
-                }
+            let matrices = GATE_UP.map(|role| Tensor::Layer(layer, role));
+            let (matrices, hidden) = match shape.mlp {
+                Mlp::Gelu => (&matrices[1..], ff_pad),
+                Mlp::SwiGlu => (&matrices[..], 2 * ff_pad),
             };
+            self.multiply(matrices, &Buffer::Wide, (batch, hidden), Some(shape.mlp))?;
             let d_ff = shape.d_ff as usize;
             self.quantize(Tensor::Layer(layer, Role::W1), &Buffer::Wide, batch, (d_ff, hidden))?;
-            self.multiply(&[Tensor::Layer(layer, Role::W2)], &Buffer::H, (batch, d_pad))?;
+            self.multiply(&[Tensor::Layer(layer, Role::W2)], &Buffer::H, (batch, d_pad), None)?;
             self.add_to_residual(batch);
             if self.is_over(2 * layer + 2, &mut meanwhile) {
                 return Ok(0);
@@ -363,7 +353,7 @@ impl<'m, C: Card> Engine<'m, C> {
             return Ok(rows);
         }
         let vocab_pad = shape.vocab.next_multiple_of(4) as usize;
-        self.multiply(&[head], &Buffer::Wide, (rows, vocab_pad))?;
+        self.multiply(&[head], &Buffer::Wide, (rows, vocab_pad), None)?;
         let logits = self.act.wide.get(..rows * vocab_pad);
         if !compute.all_finite(logits.unwrap_or(&[])) {
             return Err(Error::NotFinite(head));
@@ -400,29 +390,45 @@ impl<'m, C: Card> Engine<'m, C> {
         self.vram.card().read_ahead() > 0
     }
 
-    /// `out = W·quantized` for matrices whose outputs, padded, lie one behind the other in a row: `(batch, stride)`.
+    /// `out = W·quantized` for matrices whose outputs, padded, lie one behind the other in a row: `(batch, stride)`, and what is to be done `then` with a hidden
+    /// layer.
     fn multiply(
         &mut self,
         tensors: &[Tensor],
         out: &Buffer,
         (batch, stride): (usize, usize),
+        then: Option<Mlp>,
     ) -> Result<(), Error> {
+        let (compute, ahead) = (self.kernel.compute(), self.reads_ahead());
+        let activate = |out: &mut [f32], outputs: Range<usize>| {
+            if let Some(mlp) = then {
+                activate(compute, mlp, out.chunks_exact_mut(stride).take(batch), outputs);
+            }
+        };
         #[cfg(feature = "prepack")]
         if !self.prepacked.is_empty()
             && let Some(index) = self.shape.tensor_index(tensors[0])
             && let Some(Some(packed)) = self.prepacked.get(index as usize)
         {
-            let (input, out, _) = self.act.product(out, batch);
-            if prepacked::multiply(packed, self.kernel, self.team, input, out) {
+            let (input, y, _) = self.act.product(out, batch);
+            if prepacked::multiply(packed, self.kernel, self.team, input, y) {
+                activate(y, 0..stride);
                 return Ok(());
             }
         }
-        let mut first = 0;
-        for tensor in tensors {
+        let (mut first, mut activated) = (0, 0);
+        for (left, tensor) in (1..=tensors.len()).rev().zip(tensors) {
             let matrix = matrix_of(&self.shape, &self.table, *tensor)?;
-            let (input, out, mask_page) = self.act.product(out, batch);
-            let out = (out.get_mut(first..).unwrap_or(&mut []), stride);
-            let done = matrix.multiply(&mut self.vram, self.kernel, self.team, input, out, mask_page);
+            let (input, y, mask_page) = self.act.product(out, batch);
+            // While the next pages are read.
+            let finished = |y: &mut [f32], outputs: usize| {
+                if ahead && left == 1 {
+                    activate(y, activated..outputs);
+                    activated = outputs;
+                }
+            };
+            let (who, y) = ((self.kernel, self.team), (y, first, stride));
+            let done = matrix.multiply(&mut self.vram, who, input, y, mask_page, finished);
             // A run that was read ahead may end in another tensor.
             done.map_err(|error| match error {
                 Error::Page(fault, _) => locate(&self.table, fault),
@@ -431,6 +437,7 @@ impl<'m, C: Card> Engine<'m, C> {
             first += matrix.dims.padded_outputs() as usize;
             self.look_ahead();
         }
+        activate(self.act.product(out, batch).1, activated..stride);
         Ok(())
     }
 
@@ -566,6 +573,28 @@ impl<'m, C: Card> Engine<'m, C> {
 
 /// What is done during a pass; answers whether the pass is wanted any more.
 pub(crate) type Meanwhile<'a, 'm, C> = &'a mut dyn FnMut(&mut Vram<'m, C>) -> bool;
+
+/// Makes some outputs of a hidden layer's rows from sums: by a GELU, or by a gate from what comes behind it in the row.
+fn activate<'r>(
+    compute: &dyn Compute,
+    mlp: Mlp,
+    rows: impl Iterator<Item = &'r mut [f32]>,
+    outputs: Range<usize>,
+) {
+    for row in rows {
+        let width = match mlp {
+            Mlp::Gelu => row.len(),
+            Mlp::SwiGlu => row.len() / 2,
+        };
+        let outputs = outputs.start.min(width)..outputs.end.min(width);
+        let (hidden, behind) = row.split_at_mut(width);
+        let hidden = hidden.get_mut(outputs.clone()).unwrap_or(&mut []);
+        match mlp {
+            Mlp::Gelu => compute.gelu(hidden),
+            Mlp::SwiGlu => compute.swiglu(hidden, behind.get(outputs).unwrap_or(&[])),
+        }
+    }
+}
 
 /// Matrices of the same input, whose outputs lie one behind the other, in the order of the tape.
 const QKV: [Role; 3] = [Role::Wq, Role::Wk, Role::Wv];

@@ -1,6 +1,6 @@
 //! A matrix that streams by: `y = W·x` over the pages of the tape.
 
-use pageformer_card::matrix::{TILE_INPUTS, TileRecord};
+use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS, TILES_PER_GROUP, TileRecord};
 use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page, Tensor};
 use pageformer_vram::{Card, CardFile, Fault, Vram};
 
@@ -32,16 +32,19 @@ impl MatrixPages {
         Error::Page(fault, within)
     }
 
-    /// `y = W·x`: reads the matrix once, whatever the batch. `y` is `(batch, y_stride)` and begins with the first output; `mask_page` is
-    /// memory for the mask page of the group that streams by; `team` may help.
+    /// `y = W·x`: reads the matrix once, whatever the batch. `y` is `(batch, y_stride)`, and the first output comes at `from`; `mask_page` is
+    /// memory for the mask page of the group that streams by; `team` may help. `finished` is told how many outputs are there, again and again.
     pub fn multiply<C: Card>(
         &self,
         vram: &mut Vram<'_, C>,
-        kernel: Kernel,
-        #[cfg_attr(not(feature = "threads"), allow(unused_variables))] team: Option<&dyn Team>,
+        #[cfg_attr(not(feature = "threads"), allow(unused_variables))] (kernel, team): (
+            Kernel,
+            Option<&dyn Team>,
+        ),
         x: Input<'_>,
-        (y, y_stride): (&mut [f32], usize),
+        (out, from, y_stride): (&mut [f32], usize, usize),
         mask_page: &mut Page,
+        mut finished: impl FnMut(&mut [f32], usize),
     ) -> Result<(), Error> {
         let compute = kernel.compute();
         let (mut page, end) = (self.pages.start, self.pages.end);
@@ -56,6 +59,7 @@ impl MatrixPages {
             while let Some((masks, rest)) = run.split_first()
                 && group < self.dims.groups()
             {
+                let y = out.get_mut(from..).unwrap_or(&mut []);
                 #[cfg(feature = "threads")]
                 if let Some(team) = team {
                     let stretch = shared::Stretch { kernel, dims: &self.dims, group, run, x };
@@ -95,6 +99,8 @@ impl MatrixPages {
                     run = &[];
                 }
                 group += 1;
+                let rows = group as usize * TILES_PER_GROUP / self.dims.segments() as usize;
+                finished(out, rows * TILE_OUTPUTS);
             }
         }
         if page == self.pages.end {

@@ -3,8 +3,8 @@
 //! The tape of `P` pages is divided into *periods*; each begins with one run of streamed pages and ends with
 //! one run of pinned pages. A run never exceeds the ring, so a run is one read; there are as few as the ring
 //! allows. Both kinds are spread evenly, so that while the pinned part of a period is used there is time to
-//! read the next run. The pinned pages of a front that some passes end behind can lie closer than the others; if they
-//! are one run, each period begins with its pinned run, so that nothing is streamed in front of them.
+//! read the next run. The pinned pages of a front that some passes end behind can lie closer than the others; if all
+//! of its pages are pinned, each period begins with its pinned run, so that nothing is streamed in front of them.
 
 use core::ops::Range;
 
@@ -24,7 +24,7 @@ pub struct Pinning {
 /// The first periods of a tape, and the pinned pages that are spread over them. With none, all of the tape is alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Front {
-    /// Periods.
+    /// Periods; none, if all pages of the front are pinned: then each period begins with its pinned pages, and the first of them is the front.
     pub periods: u32,
     /// Pinned pages of these.
     pub pinned: u32,
@@ -106,8 +106,9 @@ impl Pinning {
         let even = share(self.pinned, pages, self.tape);
         let pinned = even + share(self.pinned.min(pages).saturating_sub(even), steps.min(FAVOURS), FAVOURS);
         // Whole runs, as many as come nearest.
-        let periods = share((pages - pinned).saturating_mul(2), self.periods(), streamed).div_ceil(2).max(1);
-        let front = match periods < self.periods() {
+        let nearest = share((pages - pinned).saturating_mul(2), self.periods(), streamed).div_ceil(2).max(1);
+        let periods = if pinned == pages { 0 } else { nearest };
+        let front = match nearest < self.periods() {
             true => Front { periods, pinned },
             false => Front::default(),
         };
@@ -132,6 +133,7 @@ impl Pinning {
     /// Pinned pages in front of period `period`. They lie in their frames in tape order, so that is the frame of its first.
     pub fn frame_of_run(&self, period: u32) -> u32 {
         let Front { periods, pinned } = self.front;
+        let periods = periods.max(u32::from(self.begins_pinned()));
         match period.checked_sub(periods) {
             Some(behind) => pinned + share(self.pinned - pinned, behind, self.periods() - periods),
             None => share(pinned, period, periods),
@@ -140,7 +142,7 @@ impl Pinning {
 
     /// Whether each period begins with its pinned pages.
     fn begins_pinned(&self) -> bool {
-        self.front.periods == 1
+        self.front.periods == 0 && self.front.pinned > 0
     }
 
     /// The first page of period `period` on the tape.

@@ -275,7 +275,7 @@ fn reading_ahead_hides_the_shorter_of_reading_and_computing() {
                 // A pass of a few runs, each of which a look-up may have to wait for.
                 (boards::Float::Unit, false) => 1.45,
                 // Between two matrices it computes for longer than the reader has room.
-                (boards::Float::Firmware | boards::Float::Compiler, true) => 1.3,
+                (boards::Float::Firmware | boards::Float::Compiler, true) => 1.2,
                 (boards::Float::Firmware | boards::Float::Compiler, false) => 1.65,
             };
             let ratio = time / reading.max(computing + row);
