@@ -193,7 +193,8 @@ struct Run {
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Scale {
-    /// With a floating-point unit, an f32; otherwise what [`usual_parts`] gives. 0 if sums are wanted, without scales.
+    /// With a floating-point unit, an f32; otherwise what [`usual_parts`] gives, the exponent as if the second product began with
+    /// bit 31 of its upper word. 0 if sums are wanted, without scales.
     value: u32,
     exponent: u32,
 }
@@ -205,7 +206,7 @@ impl Scale {
     #[inline(always)]
     fn new(x_scale: f32) -> Option<Self> {
         let (value, exponent) = if cfg!(soft_f32) { usual_parts(x_scale)? } else { (x_scale.to_bits(), 0) };
-        (value != 0).then_some(Self { value, exponent })
+        (value != 0).then_some(Self { value, exponent: exponent.wrapping_add(1) })
     }
 }
 

@@ -80,60 +80,52 @@
     .endm
 
 .if SOFT_F32
-@ `usual` in scaled.rs for one output, and `rounded` twice: of the bits that are cut off, the first is the carry, and the zero flag
-@ tells whether there are others. r1 significand and r9 exponent of the activations' scale, r8 exponent of the product and, above
-@ it, the sign, r10 behind the record, r11 out, r12 one.
+@ `usual` in scaled.rs for one output, in its sum's place. r1 significand and r9 exponent of the activations' scale, r8 exponent of
+@ the product and, above it, the sign, r10 behind the record, r12 one. The first product is rounded where it is: half of the last
+@ place less one, and one more if that place is odd, carry into it for whatever is to be rounded up.
     .macro finish sum, scale
     ldrh r2, [r10, #\scale]
     add r8, r9, r2, lsr #7
     bfi r2, r12, #7, #25
     muls r2, r1, r2
     bmi .Llong\@
-    lsls r3, r2, #26
-    lsr r3, r2, #7
-.Lfirst\@:
-    adc r3, r3, #0
-    beq .Lfirst_half\@
+    lsls r3, r2, #25
+    adc r2, r2, #0x3F
+    bic r2, r2, #0x7F
 .Lrounded\@:
-    cmp \sum, #0
-    itt mi
-    rsbmi \sum, \sum, #0
-    addmi r8, r8, #0x100
-    clz r2, \sum
-    lsl \sum, \sum, r2
-    sub r8, r8, r2
-    umull r2, r3, r3, \sum
-    tst r3, #0x800000
-    beq .Lshort\@
-.Lsecond\@:
-    lsls r2, r2, #1
-    adc r3, r3, #0
-    beq .Lsecond_half\@
+    clz r3, \sum
+    cbnz r3, .Lpositive\@
+    rsbs \sum, \sum, #0
+    add r8, r8, #0x100
+    clz r3, \sum
+.Lpositive\@:
+    lsls \sum, \sum, r3
+    sub r8, r8, r3
+    umull r2, r3, r2, \sum
+    @ At most two bits are missing at the lower end then, far below those that count one by one.
+    clz \sum, r3
+    lsls r3, r3, \sum
+    sub r8, r8, \sum
+    orrs r2, r2, r3, lsl #25
+    beq .Lhalf\@
+    lsrs r3, r3, #8
+    adc \sum, r3, r8, lsl #23
 .Lproduct\@:
-    add r3, r3, r8, lsl #23
-.Lstore\@:
-    str r3, [r11], #4
     .pushsection .text.pageformer_thumb_multiply, 1
 .Llong\@:
-    lsls r3, r2, #25
-    lsr r3, r2, #8
-    add r8, r8, #1
-    b .Lfirst\@
-.Lfirst_half\@:
-    it cs
-    biccs r3, r3, #1
+    lsls r3, r2, #24
+    adc r2, r2, #0x7F
+    bic r2, r2, #0xFF
     b .Lrounded\@
-.Lshort\@:
-    adds r2, r2, r2
-    adc r3, r3, r3
-    sub r8, r8, #1
-    b .Lsecond\@
-.Lsecond_half\@:
+.Lhalf\@:
+    @ A half, or nothing, is cut off.
+    lsrs \sum, r3, #8
+    beq .Lproduct\@
+    and r2, \sum, #1
     it cs
-    biccs r3, r3, #1
-    cmp r3, #0
-    bne .Lproduct\@
-    b .Lstore\@
+    addcs \sum, \sum, r2
+    add \sum, \sum, r8, lsl #23
+    b .Lproduct\@
     .popsection
     .endm
 .else
@@ -237,16 +229,20 @@ finished:
     @ X_SCALE, X_EXPONENT, RECORD, OUT
     ldm sp, {r1, r9-r11}
     cbnz r1, products
-    stm r11!, {r4-r7}
-    b ended
-products:
 .if SOFT_F32
+    b store
+products:
     mov r12, #1
     finish r4, -16
     finish r5, -14
     finish r6, -12
     finish r7, -10
+store:
+    stm r11!, {r4-r7}
 .else
+    stm r11!, {r4-r7}
+    b ended
+products:
     vmov s0, r1
     @ A bf16 is the upper half of an f32.
     ldr r1, [r10, #-16]
