@@ -66,6 +66,13 @@ impl MatrixPages {
                         continue;
                     }
                 }
+                let (done, used) = compute.begin(&self.dims, group, masks, rest.as_flattened(), &x, y);
+                if done == self.dims.tiles_in_group(group) as usize {
+                    let pages = used.div_ceil(CELLS_PER_PAGE);
+                    run = rest.get(pages..).unwrap_or(&[]);
+                    (group, page) = (group + 1, page + 1 + pages as u32);
+                    continue;
+                }
                 let cells = compute.kept_cells(&self.dims, group, masks).ok_or(torn(page))?;
                 let pages = cells.div_ceil(CELLS_PER_PAGE);
                 let after = page + 1 + pages as u32;
@@ -74,14 +81,16 @@ impl MatrixPages {
                 }
                 if let Some((here, later)) = rest.split_at_checked(pages) {
                     let bytes = here.as_flattened();
-                    let bytes = bytes.get(..cells * CELL_BYTES).unwrap_or(bytes);
-                    GroupProduct::new(&self.dims, group, masks, x, (y, y_stride)).feed(kernel, bytes);
+                    let bytes = bytes.get(used * CELL_BYTES..cells * CELL_BYTES).unwrap_or(&[]);
+                    let product = GroupProduct::new(&self.dims, group, masks, x, (y, y_stride));
+                    product.behind(done).feed(kernel, bytes);
                     (run, page) = (later, after);
                 } else {
                     // Only its beginning does; its masks must outlast the run.
                     *mask_page = *masks;
-                    let mut product = GroupProduct::new(&self.dims, group, mask_page, x, (y, y_stride));
-                    product.feed(kernel, rest.as_flattened());
+                    let product = GroupProduct::new(&self.dims, group, mask_page, x, (y, y_stride));
+                    let mut product = product.behind(done);
+                    product.feed(kernel, rest.as_flattened().get(used * CELL_BYTES..).unwrap_or(&[]));
                     let mut left = cells - rest.len() * CELLS_PER_PAGE;
                     page += 1 + rest.len() as u32;
                     while page < after {

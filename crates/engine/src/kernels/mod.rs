@@ -44,6 +44,22 @@ pub trait Compute: Sync {
     /// width.
     fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize>;
 
+    /// `y = W·x` for the first tiles of a group, as many of them as the kernel can do before the group's cells are counted: of a matrix of
+    /// one segment, at one position, with masks as they should be, and all of their cells among `cells`, which may go on behind
+    /// the group's. `y` begins with the matrix' first output. How many tiles these are, and how many cells.
+    fn begin(
+        &self,
+        dims: &MatrixDims,
+        group: u32,
+        mask_page: &Page,
+        cells: &[u8],
+        x: &Input<'_>,
+        y: &mut [f32],
+    ) -> (usize, usize) {
+        let _ = (dims, group, mask_page, cells, x, y);
+        (0, 0)
+    }
+
     /// How matrices should be packed for [`Self::multiply_prepacked`]; `None` if it does not multiply.
     #[cfg(feature = "prepack")]
     fn packing(&self) -> Option<Packing> {

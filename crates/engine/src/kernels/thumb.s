@@ -12,11 +12,13 @@
     .equ X_EXPONENT, 4
     .equ RECORD, 8
     .equ OUT, 12
-    .equ END, 16
+    .equ OUT_END, 16
     .equ LAST, 20
     .equ X, 24
     .equ CELLS, 28
-    .equ RUN, 32
+    .equ END, 32
+    .equ BEYOND, 36
+    .equ RUN, 44
 
 .if ARM_DSP
 @ Two products of 16 bits an instruction: of bytes 0 and 2 of four, then of bytes 1 and 3.
@@ -79,6 +81,15 @@
     case
     .endm
 
+@ The ones of a word in each pair of its bits, added up in each nibble.
+    .macro nibbles word
+    and r11, r8, \word, lsr #1
+    subs \word, \word, r11
+    and r11, r9, \word, lsr #2
+    and \word, \word, r9
+    add \word, \word, r11
+    .endm
+
 .if SOFT_F32
 @ `usual` in scaled.rs for one output, in its sum's place. r1 significand and r9 exponent of the activations' scale, r8 exponent of
 @ the product and, above it, the sign, r10 behind the record, r12 one. The first product is rounded where it is: half of the last
@@ -139,27 +150,33 @@
     .p2align 2
 pageformer_thumb_multiply:
     push {r0, r4-r11, lr}
-    ldm r0, {r1-r8}
+    ldm r0, {r1-r11}
     adds r7, r7, #12
-    push {r1-r8}
+    push {r1-r11}
     mov r10, r3
     mov r0, r8
     adr.w lr, cases
     cmp r0, r6
-    bhi return
+    bhi count
 tile:
     @ r10 is at the record: four scales, the mask's two words.
     ldm r10!, {r4-r6, r12}
     ldr r1, [sp, #X]
     mov r2, r6
+    @ Whether the mask has only bits for places that there are.
+    ldrd r8, r9, [sp, #BEYOND]
+    and r8, r8, r2
+    and r9, r9, r12
 .if SOFT_F32
-    @ Whether the weights' scales are usual.
+    @ And whether the weights' scales are usual.
     eor r4, r4, #0x20002000
     eor r5, r5, #0x20002000
-    orrs r4, r5
-    tst r4, #0xE000E000
-    bne return
+    orrs r4, r4, r5
+    and r4, r4, #0xE000E000
+    orr r8, r8, r4
 .endif
+    orrs r8, r8, r9
+    bne return
     str r10, [sp, #RECORD]
     movs r4, #0
     movs r5, #0
@@ -271,10 +288,30 @@ products:
 .endif
 ended:
     str r11, [sp, #OUT]
-    ldrd r1, r2, [sp, #END]
+    ldrd r1, r2, [sp, #OUT_END]
     cmp r11, r1
     beq return
     cmp r0, r2
+    bls tile
+
+count:
+    @ Whether the next tile's cells are there.
+    ldrd r4, r5, [r10, #8]
+    mov r8, #0x55555555
+    mov r9, #0x33333333
+    nibbles r4
+    nibbles r5
+    adds r4, r4, r5
+    mov r9, #0x0F0F0F0F
+    and r5, r9, r4, lsr #4
+    and r4, r4, r9
+    add r4, r4, r5
+    mov r9, #0x01010101
+    mul r4, r4, r9
+    lsrs r4, r4, #24
+    ldr r5, [sp, #END]
+    add r4, r0, r4, lsl #4
+    cmp r4, r5
     bls tile
 
 return:
@@ -282,17 +319,8 @@ return:
     ldr r2, [sp, #RECORD]
     str r2, [r1, #RECORD]
     str r0, [r1, #CELLS]
-    add sp, #36
+    add sp, #48
     pop {r4-r11, pc}
-
-@ The ones of a word in each pair of its bits, added up in each nibble.
-    .macro nibbles word
-    and r11, r8, \word, lsr #1
-    subs \word, \word, r11
-    and r11, r9, \word, lsr #2
-    and \word, \word, r9
-    add \word, \word, r11
-    .endm
 
     .section .text.pageformer_thumb_ones, "ax", %progbits
     .global pageformer_thumb_ones

@@ -139,7 +139,8 @@ impl Group {
         });
     }
 
-    /// `y = W·x`, the cells in pieces, `kept_cells` included, as the engine does it.
+    /// `y = W·x`, the cells in pieces, masks checked and counted, as the engine does it: what can be begun with the first piece, behind which
+    /// other cells follow if it is all, and then the rest.
     #[inline(never)]
     fn multiply(&self, kernel: Kernel, piece: usize, y: &mut [f32]) {
         let (stride, segments) = (self.dims.padded_inputs() as usize, self.dims.segments() as usize);
@@ -148,9 +149,15 @@ impl Group {
             scales: self.x_scales.get(..self.batch * segments).unwrap_or(&[]),
             batch: self.batch,
         };
+        let first = self.cells.get(..piece * CELL_BYTES).unwrap_or(&[]);
+        let (done, used) = kernel.compute().begin(&self.dims, 0, &self.mask_page, first, &input, y);
+        if done == self.dims.tiles_in_group(0) as usize {
+            return;
+        }
         let kept = kernel.compute().kept_cells(&self.dims, 0, &self.mask_page).unwrap_or(0);
-        let cells = self.cells.get(..kept * CELL_BYTES).unwrap_or(&[]);
-        let mut product = GroupProduct::new(&self.dims, 0, &self.mask_page, input, (y, self.dims.padded_outputs() as usize));
+        let cells = self.cells.get(used * CELL_BYTES..kept * CELL_BYTES).unwrap_or(&[]);
+        let product = GroupProduct::new(&self.dims, 0, &self.mask_page, input, (y, self.dims.padded_outputs() as usize));
+        let mut product = product.behind(done);
         if cells.is_empty() {
             product.feed(kernel, &[]);
         }
