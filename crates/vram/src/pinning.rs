@@ -93,7 +93,11 @@ impl Pinning {
     fn share(&self, all: u32, period: u32) -> u32 {
         match self.periods() {
             0 => 0,
-            periods => (u64::from(all) * u64::from(period) / u64::from(periods)) as u32,
+            // The product of numbers of pages; processors of 32 bits divide longer ones in software.
+            periods => match all.checked_mul(period) {
+                Some(product) => product / periods,
+                None => (u64::from(all) * u64::from(period) / u64::from(periods)) as u32,
+            },
         }
     }
 
