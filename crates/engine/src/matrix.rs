@@ -1,6 +1,6 @@
 //! A matrix that streams by: `y = W·x` over the pages of the tape.
 
-use pageformer_card::matrix::{TILE_INPUTS, TileRecord};
+use pageformer_card::matrix::{RECORD_BYTES, TILE_INPUTS, TILE_OUTPUTS, TILES_PER_GROUP, TileRecord};
 use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page, Tensor};
 use pageformer_vram::{Card, CardFile, Fault, Vram};
 
@@ -45,8 +45,16 @@ impl MatrixPages {
     ) -> Result<(), Error> {
         let compute = kernel.compute();
         let (mut page, end) = (self.pages.start, self.pages.end);
+        let (tiles, groups) = (self.dims.tiles() as usize, self.dims.groups());
+        // What all tiles share, if there is one segment and one position.
+        let shared = match x.scales {
+            [scale, ..] if x.batch == 1 && self.dims.segments() == 1 => {
+                (x.values.get(..self.dims.padded_inputs() as usize).unwrap_or(&[]), *scale)
+            }
+            _ => (&[][..], 0.0),
+        };
         let mut group = 0;
-        while group < self.dims.groups() {
+        while group < groups {
             let torn = |page| Error::Tape { tensor: self.tensor, page: page - self.pages.start };
             if page >= end {
                 return Err(torn(page));
@@ -54,7 +62,7 @@ impl MatrixPages {
             let mut run = vram.pages(page, end - page).map_err(|fault| self.fault(fault))?;
             // The groups that lie in this run.
             while let Some((masks, rest)) = run.split_first()
-                && group < self.dims.groups()
+                && group < groups
             {
                 #[cfg(feature = "threads")]
                 if let Some(team) = team {
@@ -66,8 +74,13 @@ impl MatrixPages {
                         continue;
                     }
                 }
-                let (done, used) = compute.begin(&self.dims, group, masks, rest.as_flattened(), &x, y);
-                if done == self.dims.tiles_in_group(group) as usize {
+                // As far as that needs no look at the group as a whole.
+                let first = group as usize * TILES_PER_GROUP;
+                let tiles = tiles.saturating_sub(first).min(TILES_PER_GROUP);
+                let records = masks.get(..tiles * RECORD_BYTES).unwrap_or(&[]);
+                let own = y.get_mut(first * TILE_OUTPUTS..).unwrap_or(&mut []);
+                let (done, used) = compute.multiply_tiles(records, rest.as_flattened(), shared, own);
+                if done == tiles {
                     let pages = used.div_ceil(CELLS_PER_PAGE);
                     run = rest.get(pages..).unwrap_or(&[]);
                     (group, page) = (group + 1, page + 1 + pages as u32);

@@ -44,19 +44,12 @@ pub trait Compute: Sync {
     /// width.
     fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize>;
 
-    /// `y = W·x` for the first tiles of a group, as many of them as the kernel can do before the group's cells are counted: of a matrix of
-    /// one segment, at one position, with masks as they should be, and all of their cells among `cells`, which may go on behind
-    /// the group's. `y` begins with the matrix' first output. How many tiles these are, and how many cells.
-    fn begin(
-        &self,
-        dims: &MatrixDims,
-        group: u32,
-        mask_page: &Page,
-        cells: &[u8],
-        x: &Input<'_>,
-        y: &mut [f32],
-    ) -> (usize, usize) {
-        let _ = (dims, group, mask_page, cells, x, y);
+    /// Multiplies tiles with the same activations, from the first of some records on, and says how many and how many cells they had: those
+    /// that have all of their cells among `cells`, one behind the other, of which there may be more, and that the kernel need not look
+    /// at twice. None at all if it would rather know first what [`Self::kept_cells`] says. `x` are activations of a segment, and their
+    /// scale.
+    fn multiply_tiles(&self, records: &[u8], cells: &[u8], x: (&[i8], f32), y: &mut [f32]) -> (usize, usize) {
+        let _ = (records, cells, x, y);
         (0, 0)
     }
 

@@ -9,12 +9,12 @@ use core::arch::global_asm;
 use core::ops::Range;
 use core::ptr::null;
 
-use pageformer_card::matrix::{RECORD_BYTES, TILE_INPUTS, TILE_OUTPUTS, TILES_PER_GROUP, TileRecord};
+use pageformer_card::matrix::{RECORD_BYTES, TILE_INPUTS, TILE_OUTPUTS, TileRecord};
 use pageformer_card::{MatrixDims, Page};
 
 use super::group::kept_cells_by;
 use super::scalar::{CELL_INPUTS, Cell, Tiles, consume};
-use super::{Compute, GroupProduct, Head, Input, Kernel, Scratch, shared_source};
+use super::{Compute, GroupProduct, Head, Kernel, Scratch, shared_source};
 use crate::attention::Plain;
 use crate::scaled::{is_usual, scaled, usual_parts};
 
@@ -38,25 +38,41 @@ impl Compute for Thumb {
         kept_cells_by(dims, group, mask_page, ones)
     }
 
-    fn begin(
+    // Not inlined where tiles are what is left of a group: flash.
+    #[inline(never)]
+    fn multiply_tiles(
         &self,
-        dims: &MatrixDims,
-        group: u32,
-        mask_page: &Page,
+        records: &[u8],
         cells: &[u8],
-        x: &Input<'_>,
+        (x, x_scale): (&[i8], f32),
         y: &mut [f32],
     ) -> (usize, usize) {
-        // Of other matrices and more positions, tiles are taken one by one.
-        let (1, [x_scale, ..]) = (x.batch, x.scales) else { return (0, 0) };
-        if dims.inputs > TILE_INPUTS as u32 {
-            return (0, 0);
-        }
-        let (records, _) = mask_page.as_chunks();
-        let records = records.get(..dims.tiles_in_group(group) as usize).unwrap_or(&[]);
-        let x = x.values.get(..dims.padded_inputs() as usize).unwrap_or(&[]);
-        let y = y.get_mut(group as usize * (TILES_PER_GROUP * TILE_OUTPUTS)..).unwrap_or(&mut []);
-        some_tiles(records, cells.as_chunks().0, x, *x_scale, y)
+        let (records, _) = records.as_chunks::<RECORD_BYTES>();
+        let (cells, _) = cells.as_chunks();
+        let (out, _) = y.as_chunks_mut::<TILE_OUTPUTS>();
+        let tiles = records.len().min(out.len());
+        let Some(scale) = Scale::new(x_scale).filter(|_| tiles > 0) else { return (0, 0) };
+        let Range { start, end } = cells.as_ptr_range();
+        // No tile has more cells than there are places.
+        let most = MOST_CELLS.min(x.len() / CELL_INPUTS);
+        let beyond = u64::MAX.checked_shl(most as u32).unwrap_or(0);
+        let out = out.as_mut_ptr();
+        let mut run = Run {
+            scale,
+            record: records.as_ptr(),
+            out: out.cast(),
+            out_end: out.wrapping_add(tiles).cast(),
+            last: cells.len().checked_sub(most).map_or(null(), |last| start.wrapping_add(last)),
+            x: x.as_ptr(),
+            cells: start,
+            end,
+            beyond: [beyond as u32, (beyond >> 32) as u32],
+        };
+        // SAFETY: there is a record for each output, as many cells as any tile has from `last` on, and activations for each place but
+        // those beyond.
+        unsafe { pageformer_thumb_multiply(&mut run) };
+        // SAFETY: these have moved within the same slices, or to their ends.
+        unsafe { (run.record.offset_from_unsigned(records.as_ptr()), run.cells.offset_from_unsigned(start)) }
     }
 
     shared_source! { Plain }
@@ -95,51 +111,15 @@ impl Tiles for Thumb {
         if product.segments != 1 || product.batch != 1 {
             return cells;
         }
-        let (records, _) = product.mask_page.as_chunks();
-        let records = records.get(product.next..product.tiles).unwrap_or(&[]);
-        let x_scale = product.x_scale(0, 0);
+        let records = product.next * RECORD_BYTES..product.tiles * RECORD_BYTES;
+        let records = product.mask_page.get(records).unwrap_or(&[]);
+        let x = (product.x.get(..product.x_stride).unwrap_or(&[]), product.x_scale(0, 0));
         let y = product.y.get_mut(product.row..).unwrap_or(&mut []);
-        let (tiles, used) = some_tiles(records, cells, product.x, x_scale, y);
+        let (tiles, used) = self.multiply_tiles(records, cells.as_flattened(), x, y);
         product.next += tiles;
         product.row += tiles * TILE_OUTPUTS;
         cells.get(used..).unwrap_or(&[])
     }
-}
-
-/// The products of the first tiles of a row of them that share their activations, as many as have all of their cells among those
-/// given, one behind the other, and scales and masks that are as they should be. How many tiles these are, and how many cells.
-#[inline(never)]
-fn some_tiles(
-    records: &[[u8; RECORD_BYTES]],
-    cells: &[Cell],
-    x: &[i8],
-    x_scale: f32,
-    y: &mut [f32],
-) -> (usize, usize) {
-    let (out, _) = y.as_chunks_mut::<TILE_OUTPUTS>();
-    let tiles = records.len().min(out.len());
-    let Some(scale) = Scale::new(x_scale).filter(|_| tiles > 0) else { return (0, 0) };
-    let Range { start, end } = cells.as_ptr_range();
-    let out = out.as_mut_ptr();
-    // No tile has more cells than there are places.
-    let most = MOST_CELLS.min(x.len() / CELL_INPUTS);
-    let beyond = u64::MAX.checked_shl(most as u32).unwrap_or(0);
-    let mut run = Run {
-        scale,
-        record: records.as_ptr(),
-        out: out.cast(),
-        out_end: out.wrapping_add(tiles).cast(),
-        last: cells.len().checked_sub(most).map_or(null(), |last| start.wrapping_add(last)),
-        x: x.as_ptr(),
-        cells: start,
-        end,
-        beyond: [beyond as u32, (beyond >> 32) as u32],
-    };
-    // SAFETY: there is a record for each output, as many cells as any tile has from `last` on, and activations for each place but
-    // those beyond.
-    unsafe { pageformer_thumb_multiply(&mut run) };
-    // SAFETY: these have moved within the same slices, or to their ends.
-    unsafe { (run.record.offset_from_unsigned(records.as_ptr()), run.cells.offset_from_unsigned(start)) }
 }
 
 /// The products of a tile whose cells are the first of those given, as bits of f32 or, without a scale, as sums; and the cells

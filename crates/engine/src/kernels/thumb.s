@@ -160,29 +160,30 @@ pageformer_thumb_multiply:
     bhi count
 tile:
     @ r10 is at the record: four scales, the mask's two words.
-    ldm r10!, {r4-r6, r12}
-    ldr r1, [sp, #X]
-    mov r2, r6
+    ldm r10!, {r1-r3, r12}
     @ Whether the mask has only bits for places that there are.
     ldrd r8, r9, [sp, #BEYOND]
-    and r8, r8, r2
+    and r8, r8, r3
     and r9, r9, r12
 .if SOFT_F32
     @ And whether the weights' scales are usual.
-    eor r4, r4, #0x20002000
-    eor r5, r5, #0x20002000
-    orrs r4, r4, r5
-    and r4, r4, #0xE000E000
-    orr r8, r8, r4
+    eor r1, r1, #0x20002000
+    eor r2, r2, #0x20002000
+    orrs r1, r1, r2
+    and r1, r1, #0xE000E000
+    orr r8, r8, r1
 .endif
     orrs r8, r8, r9
     bne return
     str r10, [sp, #RECORD]
+    ldr r1, [sp, #X]
     movs r4, #0
     movs r5, #0
     movs r6, #0
     movs r7, #0
-    case
+    lsrs r2, r3, #4
+    and r3, r3, #15
+    ldr pc, [lr, r3, lsl #2]
 
     .p2align 2
     @ Bit 0 of an address stands for Thumb code.

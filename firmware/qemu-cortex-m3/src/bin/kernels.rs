@@ -7,7 +7,7 @@
 use core::fmt::{self, Write as _};
 
 use cortex_m_rt::entry;
-use pageformer_card::matrix::{TILES_PER_GROUP, TileRecord};
+use pageformer_card::matrix::{RECORD_BYTES, TILES_PER_GROUP, TileRecord};
 use pageformer_card::{CELL_BYTES, MatrixDims};
 use pageformer_console::{Host, Terminal};
 use pageformer_engine::kernels::{self, GroupProduct, Input, Kernel, PORTABLE};
@@ -149,10 +149,15 @@ impl Group {
             scales: self.x_scales.get(..self.batch * segments).unwrap_or(&[]),
             batch: self.batch,
         };
-        let first = self.cells.get(..piece * CELL_BYTES).unwrap_or(&[]);
-        let (done, used) = kernel.compute().begin(&self.dims, 0, &self.mask_page, first, &input, y);
-        if done == self.dims.tiles_in_group(0) as usize {
-            return;
+        let tiles = self.dims.tiles_in_group(0) as usize;
+        let (mut done, mut used) = (0, 0);
+        if self.batch == 1 && segments == 1 {
+            let records = self.mask_page.get(..tiles * RECORD_BYTES).unwrap_or(&[]);
+            let first = self.cells.get(..piece * CELL_BYTES).unwrap_or(&[]);
+            (done, used) = kernel.compute().multiply_tiles(records, first, (input.values, self.x_scales[0]), y);
+            if done == tiles {
+                return;
+            }
         }
         let kept = kernel.compute().kept_cells(&self.dims, 0, &self.mask_page).unwrap_or(0);
         let cells = self.cells.get(used * CELL_BYTES..kept * CELL_BYTES).unwrap_or(&[]);
