@@ -90,24 +90,24 @@ impl Pinning {
         if self.ring == 0 { 0 } else { self.streamed().div_ceil(self.ring) }
     }
 
-    fn share(&self, all: u32, period: u32) -> u32 {
-        match self.periods() {
-            0 => 0,
-            // The product of numbers of pages; processors of 32 bits divide longer ones in software.
-            periods => match all.checked_mul(period) {
-                Some(product) => product / periods,
-                None => (u64::from(all) * u64::from(period) / u64::from(periods)) as u32,
-            },
+    /// Streamed and pinned pages before period `period`.
+    fn before(&self, period: u32) -> (u32, u32) {
+        let periods = self.periods();
+        if periods == 0 {
+            return (0, 0);
         }
+        let share = |all: u32| match all.checked_mul(period) {
+            Some(product) => product / periods,
+            // A processor of 32 bits divides such numbers in software.
+            None => (u64::from(all) * u64::from(period) / u64::from(periods)) as u32,
+        };
+        (share(self.streamed()), share(self.pinned))
     }
 
     /// Streamed pages of period `period` on the tape.
     pub fn streamed_run(&self, period: u32) -> Range<u32> {
-        if self.periods() == 0 {
-            return 0..0;
-        }
-        let start = self.share(self.streamed(), period) + self.share(self.pinned, period);
-        start..start + self.share(self.streamed(), period + 1) - self.share(self.streamed(), period)
+        let ((streamed, pinned), (end, _)) = (self.before(period), self.before(period + 1));
+        streamed + pinned..end + pinned
     }
 
     /// Pinned pages of period `period` on the tape.
@@ -115,13 +115,13 @@ impl Pinning {
         if self.periods() == 0 {
             return 0..self.tape;
         }
-        let start = self.streamed_run(period).end;
-        start..start + self.share(self.pinned, period + 1) - self.share(self.pinned, period)
+        let ((_, pinned), (streamed, end)) = (self.before(period), self.before(period + 1));
+        streamed + pinned..streamed + end
     }
 
     /// Frame of the first pinned page of period `period`. Pinned pages lie in their frames in tape order.
     pub fn frame_of_run(&self, period: u32) -> u32 {
-        self.share(self.pinned, period)
+        self.before(period).1
     }
 
     /// The period that `page` belongs to; `near` is a first guess.
@@ -130,8 +130,9 @@ impl Pinning {
         if periods == 0 {
             return 0;
         }
+        let start = |(streamed, pinned)| streamed + pinned;
         let holds =
-            |period: u32| (self.streamed_run(period).start..self.pinned_run(period).end).contains(&page);
+            |period: u32| (start(self.before(period))..start(self.before(period + 1))).contains(&page);
         if near < periods && holds(near) {
             return near;
         }

@@ -61,12 +61,14 @@ impl Compute for Thumb {
             scale,
             record: records.as_ptr(),
             out: out.cast(),
+            one: 1,
             out_end: out.wrapping_add(tiles).cast(),
             last: cells.len().checked_sub(most).map_or(null(), |last| start.wrapping_add(last)),
-            x: x.as_ptr(),
             cells: start,
             end,
-            beyond: [beyond as u32, (beyond >> 32) as u32],
+            beyond_high: (beyond >> 32) as u32,
+            beyond: beyond as u32,
+            x: x.as_ptr(),
         };
         // SAFETY: there is a record for each output, as many cells as any tile has from `last` on, and activations for each place but
         // those beyond.
@@ -149,12 +151,14 @@ fn tile<'c>(
         scale: *scale,
         record: (&raw const record).cast(),
         out,
+        one: 1,
         out_end: out.wrapping_add(1),
         last: cells.as_ptr(),
-        x: x.as_ptr(),
         cells: cells.as_ptr(),
         end: cells.as_ptr(),
-        beyond: [0; 2],
+        beyond_high: 0,
+        beyond: 0,
+        x: x.as_ptr(),
     };
     // SAFETY: one record, one output, as many cells as the mask has bits, and activations for each of its places.
     unsafe { pageformer_thumb_multiply(&mut run) };
@@ -178,18 +182,21 @@ struct Run {
     record: *const [u8; 16],
     /// Its products as bits of f32, or its sums.
     out: *mut [u32; TILE_OUTPUTS],
+    /// A register is loaded with it.
+    one: u32,
     /// The end of `out`.
     out_end: *mut [u32; TILE_OUTPUTS],
     /// The last of the cells that a tile may begin with uncounted: all it can have are there.
     last: *const Cell,
-    /// Activations.
-    x: *const i8,
     /// The next tile's cells.
     cells: *const Cell,
     /// The end of the cells.
     end: *const Cell,
     /// Places that there are no activations for.
-    beyond: [u32; 2],
+    beyond_high: u32,
+    beyond: u32,
+    /// Activations.
+    x: *const i8,
 }
 
 /// The activations' scale.

@@ -12,13 +12,15 @@
     .equ X_EXPONENT, 4
     .equ RECORD, 8
     .equ OUT, 12
-    .equ OUT_END, 16
-    .equ LAST, 20
-    .equ X, 24
+    .equ ONE, 16
+    .equ OUT_END, 20
+    .equ LAST, 24
     .equ CELLS, 28
     .equ END, 32
-    .equ BEYOND, 36
-    .equ RUN, 44
+    .equ BEYOND_HIGH, 36
+    .equ BEYOND, 40
+    .equ X, 44
+    .equ RUN, 48
 
 .if ARM_DSP
 @ Two products of 16 bits an instruction: of bytes 0 and 2 of four, then of bytes 1 and 3.
@@ -99,10 +101,10 @@
     add r8, r9, r2, lsr #7
     bfi r2, r12, #7, #25
     muls r2, r1, r2
-    bmi .Llong\@
-    lsls r3, r2, #25
-    adc r2, r2, #0x3F
-    bic r2, r2, #0x7F
+    bpl .Lshort\@
+    lsls r3, r2, #24
+    adc r2, r2, #0x7F
+    bic r2, r2, #0xFF
 .Lrounded\@:
     clz r3, \sum
     cbnz r3, .Lpositive\@
@@ -123,10 +125,10 @@
     adc \sum, r3, r8, lsl #23
 .Lproduct\@:
     .pushsection .text.pageformer_thumb_multiply, 1
-.Llong\@:
-    lsls r3, r2, #24
-    adc r2, r2, #0x7F
-    bic r2, r2, #0xFF
+.Lshort\@:
+    lsls r3, r2, #25
+    adc r2, r2, #0x3F
+    bic r2, r2, #0x7F
     b .Lrounded\@
 .Lhalf\@:
     @ A half, or nothing, is cut off.
@@ -150,39 +152,36 @@
     .p2align 2
 pageformer_thumb_multiply:
     push {r0, r4-r11, lr}
-    ldm r0, {r1-r11}
-    adds r7, r7, #12
-    push {r1-r11}
+    ldm r0, {r1-r12}
+    add r12, r12, #12
+    push {r1-r12}
     mov r10, r3
     mov r0, r8
     adr.w lr, cases
-    cmp r0, r6
+    cmp r0, r7
     bhi count
 tile:
     @ r10 is at the record: four scales, the mask's two words.
-    ldm r10!, {r1-r3, r12}
-    @ Whether the mask has only bits for places that there are.
-    ldrd r8, r9, [sp, #BEYOND]
-    and r8, r8, r3
-    and r9, r9, r12
+    ldm r10!, {r4-r6, r12}
+    @ Whether the mask has only bits for places that there are; its second word is looked at if there is one.
+    ldrd r8, r1, [sp, #BEYOND]
+    ands r8, r8, r6
 .if SOFT_F32
     @ And whether the weights' scales are usual.
-    eor r1, r1, #0x20002000
-    eor r2, r2, #0x20002000
-    orrs r1, r1, r2
-    and r1, r1, #0xE000E000
-    orr r8, r8, r1
+    eor r4, r4, #0x20002000
+    eor r5, r5, #0x20002000
+    orrs r4, r4, r5
+    and r4, r4, #0xE000E000
+    orrs r8, r8, r4
 .endif
-    orrs r8, r8, r9
     bne return
     str r10, [sp, #RECORD]
-    ldr r1, [sp, #X]
     movs r4, #0
     movs r5, #0
-    movs r6, #0
     movs r7, #0
-    lsrs r2, r3, #4
-    and r3, r3, #15
+    and r3, r6, #15
+    lsrs r2, r6, #4
+    mov r6, #0
     ldr pc, [lr, r3, lsl #2]
 
     .p2align 2
@@ -238,19 +237,21 @@ place_:
 word:
     movs r2, r12
     beq finished
+    ldr r1, [sp, #BEYOND_HIGH]
+    tst r1, r12
+    bne leave
     ldr r1, [sp, #X]
     mov r12, #0
     add r1, r1, #128
     case
 
 finished:
-    @ X_SCALE, X_EXPONENT, RECORD, OUT
-    ldm sp, {r1, r9-r11}
+    @ X_SCALE, X_EXPONENT, RECORD, OUT, ONE
+    ldm sp, {r1, r9-r12}
     cbnz r1, products
 .if SOFT_F32
     b store
 products:
-    mov r12, #1
     finish r4, -16
     finish r5, -14
     finish r6, -12
@@ -301,8 +302,10 @@ count:
     mov r8, #0x55555555
     mov r9, #0x33333333
     nibbles r4
+    cbz r5, counted_nibbles
     nibbles r5
     adds r4, r4, r5
+counted_nibbles:
     mov r9, #0x0F0F0F0F
     and r5, r9, r4, lsr #4
     and r4, r4, r9
@@ -320,7 +323,9 @@ return:
     ldr r2, [sp, #RECORD]
     str r2, [r1, #RECORD]
     str r0, [r1, #CELLS]
-    add sp, #48
+leave:
+    @ From a tile whose mask is damaged: as if nothing had been done.
+    add sp, #52
     pop {r4-r11, pc}
 
     .section .text.pageformer_thumb_ones, "ax", %progbits
