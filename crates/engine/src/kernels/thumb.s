@@ -94,10 +94,10 @@
 
 .if SOFT_F32
 @ `usual` in scaled.rs for one output, in its sum's place. r1 significand and r9 exponent of the activations' scale, r8 exponent of
-@ the product and, above it, the sign, r10 behind the record, r12 one. The first product is rounded where it is: half of the last
+@ the product and, above it, the sign, r10 at the record, r12 one. The first product is rounded where it is: half of the last
 @ place less one, and one more if that place is odd, carry into it for whatever is to be rounded up.
-    .macro finish sum, scale
-    ldrh r2, [r10, #\scale]
+    .macro finish sum, scale:vararg
+    ldrh r2, \scale
     add r8, r9, r2, lsr #7
     bfi r2, r12, #7, #25
     muls r2, r1, r2
@@ -134,9 +134,10 @@
     @ A half, or nothing, is cut off.
     lsrs \sum, r3, #8
     beq .Lproduct\@
+    bcc .Lexact\@
     and r2, \sum, #1
-    it cs
-    addcs \sum, \sum, r2
+    add \sum, \sum, r2
+.Lexact\@:
     add \sum, \sum, r8, lsl #23
     b .Lproduct\@
     .popsection
@@ -162,7 +163,7 @@ pageformer_thumb_multiply:
     bhi count
 tile:
     @ r10 is at the record: four scales, the mask's two words.
-    ldm r10!, {r4-r6, r12}
+    ldm r10, {r4-r6, r12}
     @ Whether the mask has only bits for places that there are; its second word is looked at if there is one.
     ldrd r8, r1, [sp, #BEYOND]
     ands r8, r8, r6
@@ -175,7 +176,6 @@ tile:
     orrs r8, r8, r4
 .endif
     bne return
-    str r10, [sp, #RECORD]
     movs r4, #0
     movs r5, #0
     movs r7, #0
@@ -250,22 +250,25 @@ finished:
     ldm sp, {r1, r9-r12}
     cbnz r1, products
 .if SOFT_F32
+    adds r10, r10, #16
     b store
 products:
-    finish r4, -16
-    finish r5, -14
-    finish r6, -12
-    finish r7, -10
+    finish r5, [r10, #2]
+    finish r6, [r10, #4]
+    finish r7, [r10, #6]
+    @ And on to the next record.
+    finish r4, [r10], #16
 store:
     stm r11!, {r4-r7}
 .else
+    adds r10, r10, #16
     stm r11!, {r4-r7}
     b ended
 products:
     vmov s0, r1
     @ A bf16 is the upper half of an f32.
-    ldr r1, [r10, #-16]
-    ldr r3, [r10, #-12]
+    ldr r3, [r10, #4]
+    ldr r1, [r10], #16
     lsl r2, r1, #16
     bfc r1, #0, #16
     lsl r8, r3, #16
@@ -289,7 +292,7 @@ products:
     vstmia r11!, {s4-s7}
 .endif
 ended:
-    str r11, [sp, #OUT]
+    strd r10, r11, [sp, #RECORD]
     ldrd r1, r2, [sp, #OUT_END]
     cmp r11, r1
     beq return
