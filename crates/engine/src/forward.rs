@@ -593,6 +593,7 @@ fn head_of(shape: &Shape) -> Tensor {
 }
 
 /// The matrix of `tensor` on the tape.
+#[inline]
 fn matrix_of(shape: &Shape, table: &TensorTable<'_>, tensor: Tensor) -> Result<MatrixPages, Error> {
     match shape.kind(tensor) {
         TensorKind::Matrix { dims, .. } => Ok(MatrixPages { tensor, dims, pages: table.pages_of(tensor) }),
