@@ -79,7 +79,7 @@ impl MatrixPages {
                 let tiles = tiles.saturating_sub(first).min(TILES_PER_GROUP);
                 let records = masks.get(..tiles * RECORD_BYTES).unwrap_or(&[]);
                 let own = y.get_mut(first * TILE_OUTPUTS..).unwrap_or(&mut []);
-                let (done, used) = compute.multiply_tiles(records, rest.as_flattened(), shared, own);
+                let (done, used) = compute.multiply_tiles(records, rest.as_flattened(), &shared, own);
                 if done == tiles {
                     let pages = used.div_ceil(CELLS_PER_PAGE);
                     run = rest.get(pages..).unwrap_or(&[]);
@@ -95,8 +95,9 @@ impl MatrixPages {
                 if let Some((here, later)) = rest.split_at_checked(pages) {
                     let bytes = here.as_flattened();
                     let bytes = bytes.get(used * CELL_BYTES..cells * CELL_BYTES).unwrap_or(&[]);
-                    let product = GroupProduct::new(&self.dims, group, masks, x, (y, y_stride));
-                    product.behind(done).feed(kernel, bytes);
+                    GroupProduct::new(&self.dims, group, masks, x, (y, y_stride))
+                        .behind(done)
+                        .feed(kernel, bytes);
                     (run, page) = (later, after);
                 } else {
                     // Only its beginning does; its masks must outlast the run.
@@ -104,17 +105,10 @@ impl MatrixPages {
                     let product = GroupProduct::new(&self.dims, group, mask_page, x, (y, y_stride));
                     let mut product = product.behind(done);
                     product.feed(kernel, rest.as_flattened().get(used * CELL_BYTES..).unwrap_or(&[]));
-                    let mut left = cells - rest.len() * CELLS_PER_PAGE;
-                    page += 1 + rest.len() as u32;
-                    while page < after {
-                        let run = vram.pages(page, after - page).map_err(|fault| self.fault(fault))?;
-                        page += run.len() as u32;
-                        let bytes = run.as_flattened();
-                        let bytes = bytes.get(..left * CELL_BYTES).unwrap_or(bytes);
-                        left -= bytes.len() / CELL_BYTES;
-                        product.feed(kernel, bytes);
-                    }
-                    run = &[];
+                    let left = cells - rest.len() * CELLS_PER_PAGE;
+                    let next = page + 1 + rest.len() as u32;
+                    self.go_on(vram, kernel, &mut product, left, next..after)?;
+                    (run, page) = (&[], after);
                 }
                 group += 1;
             }
@@ -124,6 +118,28 @@ impl MatrixPages {
         } else {
             Err(Error::Tape { tensor: self.tensor, page: page - self.pages.start })
         }
+    }
+
+    /// Goes on with a group of which `left` cells are yet to be read.
+    // Not inlined: what most groups take is short then.
+    #[inline(never)]
+    fn go_on<C: Card>(
+        &self,
+        vram: &mut Vram<'_, C>,
+        kernel: Kernel,
+        product: &mut GroupProduct<'_>,
+        mut left: usize,
+        mut pages: core::ops::Range<u32>,
+    ) -> Result<(), Error> {
+        while !pages.is_empty() {
+            let run = vram.pages(pages.start, pages.len() as u32).map_err(|fault| self.fault(fault))?;
+            pages.start += run.len() as u32;
+            let bytes = run.as_flattened();
+            let bytes = bytes.get(..left * CELL_BYTES).unwrap_or(bytes);
+            left -= bytes.len() / CELL_BYTES;
+            product.feed(kernel, bytes);
+        }
+        Ok(())
     }
 
     /// Lets the card begin with what [`Self::row`] wants of it first.

@@ -48,7 +48,13 @@ pub trait Compute: Sync {
     /// that have all of their cells among `cells`, one behind the other, of which there may be more, and that the kernel need not look
     /// at twice. None at all if it would rather know first what [`Self::kept_cells`] says. `x` are activations of a segment, and their
     /// scale.
-    fn multiply_tiles(&self, records: &[u8], cells: &[u8], x: (&[i8], f32), y: &mut [f32]) -> (usize, usize) {
+    fn multiply_tiles(
+        &self,
+        records: &[u8],
+        cells: &[u8],
+        x: &(&[i8], f32),
+        y: &mut [f32],
+    ) -> (usize, usize) {
         let _ = (records, cells, x, y);
         (0, 0)
     }

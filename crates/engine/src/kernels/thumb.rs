@@ -44,14 +44,14 @@ impl Compute for Thumb {
         &self,
         records: &[u8],
         cells: &[u8],
-        (x, x_scale): (&[i8], f32),
+        (x, x_scale): &(&[i8], f32),
         y: &mut [f32],
     ) -> (usize, usize) {
         let (records, _) = records.as_chunks::<RECORD_BYTES>();
         let (cells, _) = cells.as_chunks();
         let (out, _) = y.as_chunks_mut::<TILE_OUTPUTS>();
         let tiles = records.len().min(out.len());
-        let Some(scale) = Scale::new(x_scale).filter(|_| tiles > 0) else { return (0, 0) };
+        let Some(scale) = Scale::new(*x_scale).filter(|_| tiles > 0) else { return (0, 0) };
         let Range { start, end } = cells.as_ptr_range();
         // No tile has more cells than there are places.
         let most = MOST_CELLS.min(x.len() / CELL_INPUTS);
@@ -117,7 +117,7 @@ impl Tiles for Thumb {
         let records = product.mask_page.get(records).unwrap_or(&[]);
         let x = (product.x.get(..product.x_stride).unwrap_or(&[]), product.x_scale(0, 0));
         let y = product.y.get_mut(product.row..).unwrap_or(&mut []);
-        let (tiles, used) = self.multiply_tiles(records, cells.as_flattened(), x, y);
+        let (tiles, used) = self.multiply_tiles(records, cells.as_flattened(), &x, y);
         product.next += tiles;
         product.row += tiles * TILE_OUTPUTS;
         cells.get(used..).unwrap_or(&[])

@@ -154,7 +154,7 @@ impl Group {
         if self.batch == 1 && segments == 1 {
             let records = self.mask_page.get(..tiles * RECORD_BYTES).unwrap_or(&[]);
             let first = self.cells.get(..piece * CELL_BYTES).unwrap_or(&[]);
-            (done, used) = kernel.compute().multiply_tiles(records, first, (input.values, self.x_scales[0]), y);
+            (done, used) = kernel.compute().multiply_tiles(records, first, &(input.values, self.x_scales[0]), y);
             if done == tiles {
                 return;
             }
