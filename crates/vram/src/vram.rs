@@ -191,14 +191,13 @@ impl<'m, C: Card> Vram<'m, C> {
             }
             (&self.ring[..], &self.period.streamed, 0)
         } else {
-            (&self.pinned[..], &self.period.pinned, self.period.frame)
+            let run = &self.period.pinned;
+            self.loader.stats.hits += u64::from(run.end.saturating_sub(first).min(most));
+            (&self.pinned[..], run, self.period.frame)
         };
-        let n = run.end.saturating_sub(first).min(most);
-        if at == self.period.frame && run == &self.period.pinned {
-            self.loader.stats.hits += u64::from(n);
-        }
+        let n = run.end.saturating_sub(first).min(most) as usize;
         let start = (at + first.saturating_sub(run.start)) as usize;
-        match frames.get(start..start + n as usize) {
+        match frames.get(start..).and_then(|frames| frames.get(..n)) {
             Some(pages) if !pages.is_empty() => Ok(pages),
             _ => Err(Fault { file: CardFile::Weights, page: first, error: Some(ReadError::Truncated) }),
         }

@@ -163,25 +163,27 @@ pageformer_thumb_multiply:
     bhi count
 tile:
     @ r10 is at the record: four scales, the mask's two words.
-    ldm r10, {r4-r6, r12}
-    @ Whether the mask has only bits for places that there are; its second word is looked at if there is one.
-    ldrd r8, r1, [sp, #BEYOND]
-    ands r8, r8, r6
+    ldm r10, {r4, r5, r8, r12}
+    @ Whether the mask has only bits for places that there are; its second word is looked at if there is one. What is compared
+    @ is zero then, as sums are to be.
+    ldrd r6, r1, [sp, #BEYOND]
+    ands r6, r6, r8
 .if SOFT_F32
     @ And whether the weights' scales are usual.
     eor r4, r4, #0x20002000
     eor r5, r5, #0x20002000
     orrs r4, r4, r5
     and r4, r4, #0xE000E000
-    orrs r8, r8, r4
-.endif
+    orrs r5, r4, r6
+    bne return
+.else
     bne return
     movs r4, #0
     movs r5, #0
+.endif
     movs r7, #0
-    and r3, r6, #15
-    lsrs r2, r6, #4
-    mov r6, #0
+    and r3, r8, #15
+    lsrs r2, r8, #4
     ldr pc, [lr, r3, lsl #2]
 
     .p2align 2
