@@ -104,24 +104,29 @@ impl Pinning {
         (share(self.streamed()), share(self.pinned))
     }
 
+    /// Streamed and pinned pages of period `period` on the tape, and the frame of the first pinned one. Pinned pages lie in their frames
+    /// in tape order.
+    pub(crate) fn runs(&self, period: u32) -> (Range<u32>, Range<u32>, u32) {
+        if self.periods() == 0 {
+            return (0..0, 0..self.tape, 0);
+        }
+        let ((streamed, frame), (end, end_frame)) = (self.before(period), self.before(period + 1));
+        (streamed + frame..end + frame, end + frame..end + end_frame, frame)
+    }
+
     /// Streamed pages of period `period` on the tape.
     pub fn streamed_run(&self, period: u32) -> Range<u32> {
-        let ((streamed, pinned), (end, _)) = (self.before(period), self.before(period + 1));
-        streamed + pinned..end + pinned
+        self.runs(period).0
     }
 
     /// Pinned pages of period `period` on the tape.
     pub fn pinned_run(&self, period: u32) -> Range<u32> {
-        if self.periods() == 0 {
-            return 0..self.tape;
-        }
-        let ((_, pinned), (streamed, end)) = (self.before(period), self.before(period + 1));
-        streamed + pinned..streamed + end
+        self.runs(period).1
     }
 
-    /// Frame of the first pinned page of period `period`. Pinned pages lie in their frames in tape order.
+    /// Frame of the first pinned page of period `period`.
     pub fn frame_of_run(&self, period: u32) -> u32 {
-        self.before(period).1
+        self.runs(period).2
     }
 
     /// The period that `page` belongs to; `near` is a first guess.
@@ -130,19 +135,20 @@ impl Pinning {
         if periods == 0 {
             return 0;
         }
-        let start = |(streamed, pinned)| streamed + pinned;
-        let holds =
-            |period: u32| (start(self.before(period))..start(self.before(period + 1))).contains(&page);
-        if near < periods && holds(near) {
-            return near;
-        }
-        if near + 1 < periods && holds(near + 1) {
-            return near + 1;
+        let start = |period| {
+            let (streamed, pinned) = self.before(period);
+            streamed + pinned
+        };
+        let holds = |period: &u32| (start(*period)..start(*period + 1)).contains(&page);
+        // Mostly, the pages of a period follow those of the one before it.
+        if let Some(period) = [near.saturating_add(1), near].into_iter().find(|at| *at < periods && holds(at))
+        {
+            return period;
         }
         // Even spreading makes the proportional guess off by one at most.
         let guess = (u64::from(page) * u64::from(periods) / u64::from(self.tape)) as u32;
         let from = guess.saturating_sub(2);
-        (from..periods).find(|period| holds(*period)).unwrap_or(periods - 1)
+        (from..periods).find(holds).unwrap_or(periods - 1)
     }
 }
 

@@ -433,10 +433,6 @@ fn tag(file: CardFile, page: u32) -> u32 {
 }
 
 fn period(pinning: &Pinning, number: u32) -> Period {
-    Period {
-        number,
-        streamed: pinning.streamed_run(number),
-        pinned: pinning.pinned_run(number),
-        frame: pinning.frame_of_run(number),
-    }
+    let (streamed, pinned, frame) = pinning.runs(number);
+    Period { number, streamed, pinned, frame }
 }

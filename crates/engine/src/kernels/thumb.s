@@ -159,6 +159,9 @@ pageformer_thumb_multiply:
     mov r10, r3
     mov r0, r8
     adr.w lr, cases
+    cbnz r1, scaled
+    adr.w lr, cases_of_sums
+scaled:
     cmp r0, r7
     bhi count
 tile:
@@ -186,11 +189,17 @@ tile:
     lsrs r2, r8, #4
     ldr pc, [lr, r3, lsl #2]
 
-    .p2align 2
     @ Bit 0 of an address stands for Thumb code.
-cases:
-    .word place_ + 1, place_0 + 1, place_1 + 1, place_01 + 1, place_2 + 1, place_02 + 1, place_12 + 1, place_012 + 1
+    .macro cases none
+    .word \none + 1, place_0 + 1, place_1 + 1, place_01 + 1, place_2 + 1, place_02 + 1, place_12 + 1, place_012 + 1
     .word place_3 + 1, place_03 + 1, place_13 + 1, place_013 + 1, place_23 + 1, place_023 + 1, place_123 + 1, place_0123 + 1
+    .endm
+
+    .p2align 2
+cases:
+    cases place_
+cases_of_sums:
+    cases place_of_sums
 
     @ A case is the end of another one where it can be.
 place_0123:
@@ -242,31 +251,35 @@ word:
     ldr r1, [sp, #BEYOND_HIGH]
     tst r1, r12
     bne leave
+second_word:
     ldr r1, [sp, #X]
     mov r12, #0
     add r1, r1, #128
     case
 
+place_of_sums:
+    beq word_of_sums
+    next
+
+    @ What is wanted of this tile, the only one, are its sums.
+word_of_sums:
+    movs r2, r12
+    bne second_word
+    ldr r11, [sp, #OUT]
+    stm r11, {r4-r7}
+    b return
+
 finished:
     @ X_SCALE, X_EXPONENT, RECORD, OUT, ONE
     ldm sp, {r1, r9-r12}
-    cbnz r1, products
 .if SOFT_F32
-    adds r10, r10, #16
-    b store
-products:
     finish r5, [r10, #2]
     finish r6, [r10, #4]
     finish r7, [r10, #6]
     @ And on to the next record.
     finish r4, [r10], #16
-store:
     stm r11!, {r4-r7}
 .else
-    adds r10, r10, #16
-    stm r11!, {r4-r7}
-    b ended
-products:
     vmov s0, r1
     @ A bf16 is the upper half of an f32.
     ldr r3, [r10, #4]
