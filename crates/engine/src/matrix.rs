@@ -105,10 +105,17 @@ impl MatrixPages {
                     let product = GroupProduct::new(&self.dims, group, mask_page, x, (y, y_stride));
                     let mut product = product.behind(done);
                     product.feed(kernel, rest.as_flattened().get(used * CELL_BYTES..).unwrap_or(&[]));
-                    let left = cells - rest.len() * CELLS_PER_PAGE;
-                    let next = page + 1 + rest.len() as u32;
-                    self.go_on(vram, kernel, &mut product, left, next..after)?;
-                    (run, page) = (&[], after);
+                    let mut left = cells - rest.len() * CELLS_PER_PAGE;
+                    page += 1 + rest.len() as u32;
+                    while page < after {
+                        let run = vram.pages(page, after - page).map_err(|fault| self.fault(fault))?;
+                        page += run.len() as u32;
+                        let bytes = run.as_flattened();
+                        let bytes = bytes.get(..left * CELL_BYTES).unwrap_or(bytes);
+                        left -= bytes.len() / CELL_BYTES;
+                        product.feed(kernel, bytes);
+                    }
+                    run = &[];
                 }
                 group += 1;
             }
@@ -118,28 +125,6 @@ impl MatrixPages {
         } else {
             Err(Error::Tape { tensor: self.tensor, page: page - self.pages.start })
         }
-    }
-
-    /// Goes on with a group of which `left` cells are yet to be read.
-    // Not inlined: what most groups take is short then.
-    #[inline(never)]
-    fn go_on<C: Card>(
-        &self,
-        vram: &mut Vram<'_, C>,
-        kernel: Kernel,
-        product: &mut GroupProduct<'_>,
-        mut left: usize,
-        mut pages: core::ops::Range<u32>,
-    ) -> Result<(), Error> {
-        while !pages.is_empty() {
-            let run = vram.pages(pages.start, pages.len() as u32).map_err(|fault| self.fault(fault))?;
-            pages.start += run.len() as u32;
-            let bytes = run.as_flattened();
-            let bytes = bytes.get(..left * CELL_BYTES).unwrap_or(bytes);
-            left -= bytes.len() / CELL_BYTES;
-            product.feed(kernel, bytes);
-        }
-        Ok(())
     }
 
     /// Lets the card begin with what [`Self::row`] wants of it first.
