@@ -320,7 +320,8 @@ impl<'m, C: Card> Engine<'m, C> {
                 Mlp::Gelu => (&matrices[1..], ff_pad),
                 Mlp::SwiGlu => (&matrices[..], 2 * ff_pad),
             };
-            self.multiply(matrices, &Buffer::Wide, (batch, hidden), Some(shape.mlp))?;
+            let done = self.multiply(matrices, &Buffer::Wide, (batch, hidden), Some(shape.mlp))?;
+            activate(compute, shape.mlp, self.act.wide.chunks_exact_mut(hidden).take(batch), done..hidden);
             let d_ff = shape.d_ff as usize;
             self.quantize(Tensor::Layer(layer, Role::W1), &Buffer::Wide, batch, (d_ff, hidden))?;
             self.multiply(&[Tensor::Layer(layer, Role::W2)], &Buffer::H, (batch, d_pad), None)?;
@@ -390,21 +391,15 @@ impl<'m, C: Card> Engine<'m, C> {
         self.vram.card().read_ahead() > 0
     }
 
-    /// `out = W·quantized` for matrices whose outputs, padded, lie one behind the other in a row: `(batch, stride)`, and what is to be done `then` with a hidden
-    /// layer.
+    /// `out = W·quantized` for matrices whose outputs, padded, lie one behind the other in a row: `(batch, stride)`. The first outputs of a `hidden` layer are
+    /// activated, too, as many as it says: while pages are read ahead.
     fn multiply(
         &mut self,
         tensors: &[Tensor],
         out: &Buffer,
         (batch, stride): (usize, usize),
-        then: Option<Mlp>,
-    ) -> Result<(), Error> {
-        let (compute, ahead) = (self.kernel.compute(), self.reads_ahead());
-        let activate = |out: &mut [f32], outputs: Range<usize>| {
-            if let Some(mlp) = then {
-                activate(compute, mlp, out.chunks_exact_mut(stride).take(batch), outputs);
-            }
-        };
+        hidden: Option<Mlp>,
+    ) -> Result<usize, Error> {
         #[cfg(feature = "prepack")]
         if !self.prepacked.is_empty()
             && let Some(index) = self.shape.tensor_index(tensors[0])
@@ -412,18 +407,20 @@ impl<'m, C: Card> Engine<'m, C> {
         {
             let (input, y, _) = self.act.product(out, batch);
             if prepacked::multiply(packed, self.kernel, self.team, input, y) {
-                activate(y, 0..stride);
-                return Ok(());
+                return Ok(0);
             }
         }
+        let (compute, ahead) = (self.kernel.compute(), self.reads_ahead());
         let (mut first, mut activated) = (0, 0);
         for (left, tensor) in (1..=tensors.len()).rev().zip(tensors) {
             let matrix = matrix_of(&self.shape, &self.table, *tensor)?;
             let (input, y, mask_page) = self.act.product(out, batch);
-            // While the next pages are read.
             let finished = |y: &mut [f32], outputs: usize| {
-                if ahead && left == 1 {
-                    activate(y, activated..outputs);
+                if ahead
+                    && left == 1
+                    && let Some(mlp) = hidden
+                {
+                    activate(compute, mlp, y.chunks_exact_mut(stride).take(batch), activated..outputs);
                     activated = outputs;
                 }
             };
@@ -437,8 +434,7 @@ impl<'m, C: Card> Engine<'m, C> {
             first += matrix.dims.padded_outputs() as usize;
             self.look_ahead();
         }
-        activate(self.act.product(out, batch).1, activated..stride);
-        Ok(())
+        Ok(activated)
     }
 
     /// `quantized, scales = buffer`: `(batch, width)`, of rows of `stride`. `from` is the tensor that filled the buffer.
@@ -617,6 +613,7 @@ fn head_of(shape: &Shape) -> Tensor {
 }
 
 /// The matrix of `tensor` on the tape.
+#[inline]
 fn matrix_of(shape: &Shape, table: &TensorTable<'_>, tensor: Tensor) -> Result<MatrixPages, Error> {
     match shape.kind(tensor) {
         TensorKind::Matrix { dims, .. } => Ok(MatrixPages { tensor, dims, pages: table.pages_of(tensor) }),

@@ -1,6 +1,6 @@
 //! A matrix that streams by: `y = W·x` over the pages of the tape.
 
-use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS, TILES_PER_GROUP, TileRecord};
+use pageformer_card::matrix::{RECORD_BYTES, TILE_INPUTS, TILE_OUTPUTS, TILES_PER_GROUP, TileRecord};
 use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page, Tensor};
 use pageformer_vram::{Card, CardFile, Fault, Vram};
 
@@ -48,8 +48,16 @@ impl MatrixPages {
     ) -> Result<(), Error> {
         let compute = kernel.compute();
         let (mut page, end) = (self.pages.start, self.pages.end);
+        let (tiles, groups) = (self.dims.tiles() as usize, self.dims.groups());
+        // What all tiles share, if there is one segment and one position.
+        let shared = match x.scales {
+            [scale, ..] if x.batch == 1 && self.dims.segments() == 1 => {
+                (x.values.get(..self.dims.padded_inputs() as usize).unwrap_or(&[]), *scale)
+            }
+            _ => (&[][..], 0.0),
+        };
         let mut group = 0;
-        while group < self.dims.groups() {
+        while group < groups {
             let torn = |page| Error::Tape { tensor: self.tensor, page: page - self.pages.start };
             if page >= end {
                 return Err(torn(page));
@@ -57,7 +65,7 @@ impl MatrixPages {
             let mut run = vram.pages(page, end - page).map_err(|fault| self.fault(fault))?;
             // The groups that lie in this run.
             while let Some((masks, rest)) = run.split_first()
-                && group < self.dims.groups()
+                && group < groups
             {
                 let y = out.get_mut(from..).unwrap_or(&mut []);
                 #[cfg(feature = "threads")]
@@ -70,6 +78,19 @@ impl MatrixPages {
                         continue;
                     }
                 }
+                // As far as that needs no look at the group as a whole.
+                let first = group as usize * TILES_PER_GROUP;
+                let tiles = tiles.saturating_sub(first).min(TILES_PER_GROUP);
+                let records = masks.get(..tiles * RECORD_BYTES).unwrap_or(&[]);
+                let own = y.get_mut(first * TILE_OUTPUTS..).unwrap_or(&mut []);
+                let (done, used) = compute.multiply_tiles(records, rest.as_flattened(), &shared, own);
+                if done == tiles {
+                    let pages = used.div_ceil(CELLS_PER_PAGE);
+                    run = rest.get(pages..).unwrap_or(&[]);
+                    (group, page) = (group + 1, page + 1 + pages as u32);
+                    finished(out, group as usize * TILES_PER_GROUP * TILE_OUTPUTS);
+                    continue;
+                }
                 let cells = compute.kept_cells(&self.dims, group, masks).ok_or(torn(page))?;
                 let pages = cells.div_ceil(CELLS_PER_PAGE);
                 let after = page + 1 + pages as u32;
@@ -78,14 +99,17 @@ impl MatrixPages {
                 }
                 if let Some((here, later)) = rest.split_at_checked(pages) {
                     let bytes = here.as_flattened();
-                    let bytes = bytes.get(..cells * CELL_BYTES).unwrap_or(bytes);
-                    GroupProduct::new(&self.dims, group, masks, x, (y, y_stride)).feed(kernel, bytes);
+                    let bytes = bytes.get(used * CELL_BYTES..cells * CELL_BYTES).unwrap_or(&[]);
+                    GroupProduct::new(&self.dims, group, masks, x, (y, y_stride))
+                        .behind(done)
+                        .feed(kernel, bytes);
                     (run, page) = (later, after);
                 } else {
                     // Only its beginning does; its masks must outlast the run.
                     *mask_page = *masks;
-                    let mut product = GroupProduct::new(&self.dims, group, mask_page, x, (y, y_stride));
-                    product.feed(kernel, rest.as_flattened());
+                    let product = GroupProduct::new(&self.dims, group, mask_page, x, (y, y_stride));
+                    let mut product = product.behind(done);
+                    product.feed(kernel, rest.as_flattened().get(used * CELL_BYTES..).unwrap_or(&[]));
                     let mut left = cells - rest.len() * CELLS_PER_PAGE;
                     page += 1 + rest.len() as u32;
                     while page < after {

@@ -3,6 +3,7 @@
 //! How many tokens are guessed ahead, and how wide a prompt's batch is, depend on which of the two is waited for. A board knows how long each takes; the
 //! plan knows how much of each there is. All in integers and without a clock, so that the same conversation takes the same passes everywhere.
 
+use pageformer_card::page::SUMS_PER_PAGE;
 use pageformer_vram::Reads;
 
 use crate::plan::{Needs, Plan};
@@ -106,26 +107,24 @@ impl Costs {
         // Where nothing is streamed, nothing is checked.
         let sums = if pinning.streamed() > 0 && plan.sum_pages < all_sums { all_sums } else { 0 };
         let times = |n: u32, cost: u32| (u64::from(n) * u64::from(cost)).min(MOST);
-        // Of so many streamed pages, read by so many commands, in so many pages of the tape.
-        let part = |[streamed, commands, pages]: [u32; 3]| {
-            let sums = (u64::from(sums) * u64::from(pages)).div_ceil(u64::from(pinning.tape.max(1))) as u32;
-            let (streamed, commands) = (streamed.saturating_add(sums), commands.saturating_add(sums));
-            Part {
-                reading: times(streamed, page) + times(commands, command),
-                once: times(streamed, check) + times(pages, fetch.saturating_sub(logits)),
-            }
+        // Of so many pages that are read, by so many commands, in so many pages of the tape.
+        let part = |[read, commands, pages]: [u32; 3]| Part {
+            reading: times(read, page) + times(commands, command),
+            once: times(read, check) + times(pages, fetch.saturating_sub(logits)),
         };
         let commands = pinning.runs_before(end);
-        let in_front = [pinning.streamed_before(commands), commands, end];
-        let all = [pinning.streamed(), pinning.periods(), pinning.tape.max(end)];
+        let streamed = pinning.streamed_before(commands);
+        let of_front = sums.min(end / SUMS_PER_PAGE as u32);
+        let in_front = [streamed + of_front, commands + of_front, end];
+        let all = [pinning.streamed() + sums, pinning.periods() + sums, pinning.tape.max(end)];
         let rest: [u32; 3] = core::array::from_fn(|i| all[i] - in_front[i]);
         let [front, mut behind] = [in_front, rest].map(part);
         // What is behind, for the last position.
         behind.once += times(pinning.tape, fetch.min(logits));
         // An embedding that is the head is a part of the tape.
         let mut lookup = 2 * (times(1, page) + times(1, command) + times(1, check));
-        if let ([streamed, _, pages @ 1..=u32::MAX], true) = (rest, needs.shape.tied_embeddings) {
-            lookup = lookup.saturating_mul(streamed.into()) / u64::from(pages);
+        if let ([.., pages @ 1..=u32::MAX], true) = (rest, needs.shape.tied_embeddings) {
+            lookup = lookup.saturating_mul((pinning.streamed() - streamed).into()) / u64::from(pages);
         }
         Self {
             front,

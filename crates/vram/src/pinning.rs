@@ -125,19 +125,20 @@ impl Pinning {
         if self.ring == 0 { 0 } else { self.streamed().div_ceil(self.ring) }
     }
 
-    /// Streamed pages in front of period `period`.
-    pub fn streamed_before(&self, period: u32) -> u32 {
-        share(self.streamed(), period, self.periods())
-    }
-
-    /// Pinned pages in front of period `period`. They lie in their frames in tape order, so that is the frame of its first.
-    pub fn frame_of_run(&self, period: u32) -> u32 {
+    /// Streamed and pinned pages in front of period `period`, of `all` that there are.
+    fn before(&self, period: u32, all: u32) -> (u32, u32) {
         let Front { periods, pinned } = self.front;
         let periods = periods.max(u32::from(self.begins_pinned()));
-        match period.checked_sub(periods) {
-            Some(behind) => pinned + share(self.pinned - pinned, behind, self.periods() - periods),
+        let pinned = match period.checked_sub(periods) {
+            Some(behind) => pinned + share(self.pinned - pinned, behind, all - periods),
             None => share(pinned, period, periods),
-        }
+        };
+        (share(self.streamed(), period, all), pinned)
+    }
+
+    /// Streamed pages in front of period `period`.
+    pub fn streamed_before(&self, period: u32) -> u32 {
+        self.before(period, self.periods()).0
     }
 
     /// Whether each period begins with its pinned pages.
@@ -145,45 +146,50 @@ impl Pinning {
         self.front.periods == 0 && self.front.pinned > 0
     }
 
-    /// The first page of period `period` on the tape.
-    fn start(&self, period: u32) -> u32 {
-        self.streamed_before(period) + self.frame_of_run(period)
+    /// Streamed and pinned pages of period `period` on the tape, and the frame of the first pinned one. Pinned pages lie in their frames
+    /// in tape order.
+    pub(crate) fn runs(&self, period: u32) -> (Range<u32>, Range<u32>, u32) {
+        let all = self.periods();
+        if all == 0 {
+            return (0..0, 0..self.tape, 0);
+        }
+        let ((streamed, frame), (end, end_frame)) = (self.before(period, all), self.before(period + 1, all));
+        let (start, behind) = (streamed + frame, end + end_frame);
+        match self.begins_pinned() {
+            false => (start..end + frame, end + frame..behind, frame),
+            true => (streamed + end_frame..behind, start..streamed + end_frame, frame),
+        }
     }
 
     /// Streamed pages of period `period` on the tape.
     pub fn streamed_run(&self, period: u32) -> Range<u32> {
-        if self.periods() == 0 {
-            return 0..0;
-        }
-        let (start, end) = (self.start(period), self.start(period + 1));
-        let pages = self.streamed_before(period + 1) - self.streamed_before(period);
-        if self.begins_pinned() { end - pages..end } else { start..start + pages }
+        self.runs(period).0
     }
 
     /// Pinned pages of period `period` on the tape.
     pub fn pinned_run(&self, period: u32) -> Range<u32> {
-        if self.periods() == 0 {
-            return 0..self.tape;
-        }
-        let (start, end) = (self.start(period), self.start(period + 1));
-        let pages = self.frame_of_run(period + 1) - self.frame_of_run(period);
-        if self.begins_pinned() { start..start + pages } else { end - pages..end }
+        self.runs(period).1
+    }
+
+    /// Frame of the first pinned page of period `period`.
+    pub fn frame_of_run(&self, period: u32) -> u32 {
+        self.runs(period).2
     }
 
     /// The period that `page` belongs to; `near` is a first guess.
     pub fn period_of(&self, page: u32, near: u32) -> u32 {
         let periods = self.periods();
-        let holds =
-            |period: u32| period < periods && (self.start(period)..self.start(period + 1)).contains(&page);
-        for guess in [near, near.saturating_add(1)] {
-            if holds(guess) {
-                return guess;
-            }
+        let start = |period| {
+            let (streamed, pinned) = self.before(period, periods);
+            streamed + pinned
+        };
+        if near < periods && (start(near)..start(near + 1)).contains(&page) {
+            return near;
         }
         let (mut first, mut behind) = (0, periods);
         while behind.saturating_sub(first) > 1 {
             let middle = first + (behind - first) / 2;
-            *(if self.start(middle) <= page { &mut first } else { &mut behind }) = middle;
+            *(if start(middle) <= page { &mut first } else { &mut behind }) = middle;
         }
         first
     }
@@ -211,8 +217,10 @@ impl Pinning {
 // Not inlined: divisions of 64 bits take flash on small processors.
 #[inline(never)]
 fn share(all: u32, n: u32, of: u32) -> u32 {
-    match of {
-        0 => 0,
+    match (of, all.checked_mul(n)) {
+        (0, _) => 0,
+        (_, Some(product)) => product / of,
+        // A processor of 32 bits divides such numbers in software.
         _ => (u64::from(all) * u64::from(n) / u64::from(of)) as u32,
     }
 }

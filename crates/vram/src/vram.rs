@@ -171,7 +171,7 @@ impl<'m, C: Card> Vram<'m, C> {
     /// If a page cannot be read or is damaged.
     pub fn pages(&mut self, first: u32, most: u32) -> Result<&[Page], Fault> {
         if !self.period.streamed.contains(&first) && !self.period.pinned.contains(&first) {
-            self.period = period(&self.pinning, self.pinning.period_of(first, self.period.number));
+            self.period = self.period_of(first);
         }
         let (frames, run, at) = if self.period.streamed.contains(&first) {
             if self.ring_holds != Some(self.period.number) {
@@ -179,16 +179,25 @@ impl<'m, C: Card> Vram<'m, C> {
             }
             (&self.ring[..], &self.period.streamed, 0)
         } else {
-            (&self.pinned[..], &self.period.pinned, self.period.frame)
+            let run = &self.period.pinned;
+            self.loader.stats.hits += u64::from(run.end.saturating_sub(first).min(most));
+            (&self.pinned[..], run, self.period.frame)
         };
-        let n = run.end.saturating_sub(first).min(most);
-        if at == self.period.frame && run == &self.period.pinned {
-            self.loader.stats.hits += u64::from(n);
-        }
+        let n = run.end.saturating_sub(first).min(most) as usize;
         let start = (at + first.saturating_sub(run.start)) as usize;
-        match frames.get(start..start + n as usize) {
+        match frames.get(start..).and_then(|frames| frames.get(..n)) {
             Some(pages) if !pages.is_empty() => Ok(pages),
             _ => Err(Fault { file: CardFile::Weights, page: first, error: Some(ReadError::Truncated) }),
+        }
+    }
+
+    /// The part of the tape around `page`: mostly, it is behind the one that was asked for last.
+    fn period_of(&self, page: u32) -> Period {
+        let next = self.period.number + 1;
+        let at = period(&self.pinning, next);
+        match next < self.pinning.periods() && (at.streamed.contains(&page) || at.pinned.contains(&page)) {
+            true => at,
+            false => period(&self.pinning, self.pinning.period_of(page, self.period.number)),
         }
     }
 
@@ -293,7 +302,7 @@ impl<'m, C: Card> Vram<'m, C> {
     /// If the page cannot be read or is damaged.
     pub fn page(&mut self, file: CardFile, page: u32) -> Result<&Page, Fault> {
         if file == CardFile::Weights && page < self.pinning.tape {
-            let at = period(&self.pinning, self.pinning.period_of(page, self.period.number));
+            let at = self.period_of(page);
             if at.pinned.contains(&page)
                 && let Some(frame) = self.pinned.get((at.frame + page - at.pinned.start) as usize)
             {
@@ -422,10 +431,6 @@ fn tag(file: CardFile, page: u32) -> u32 {
 }
 
 fn period(pinning: &Pinning, number: u32) -> Period {
-    Period {
-        number,
-        streamed: pinning.streamed_run(number),
-        pinned: pinning.pinned_run(number),
-        frame: pinning.frame_of_run(number),
-    }
+    let (streamed, pinned, frame) = pinning.runs(number);
+    Period { number, streamed, pinned, frame }
 }

@@ -95,6 +95,14 @@ impl<'a> GroupProduct<'a> {
         }
     }
 
+    /// The same without the first tiles.
+    #[inline]
+    pub fn behind(self, tiles: usize) -> Self {
+        let segment = self.segment + tiles;
+        let row = self.row + segment / self.segments * TILE_OUTPUTS;
+        Self { next: self.next + tiles, row, segment: segment % self.segments, ..self }
+    }
+
     /// The same for one position whose `y` begins with output `first`, of this group or one before it.
     #[cfg(feature = "threads")]
     #[inline]

@@ -44,6 +44,21 @@ pub trait Compute: Sync {
     /// width.
     fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize>;
 
+    /// Multiplies tiles with the same activations, from the first of some records on, and says how many and how many cells they had: those
+    /// that have all of their cells among `cells`, one behind the other, of which there may be more, and that the kernel need not look
+    /// at twice. None at all if it would rather know first what [`Self::kept_cells`] says. `x` are activations of a segment, and their
+    /// scale.
+    fn multiply_tiles(
+        &self,
+        records: &[u8],
+        cells: &[u8],
+        x: &(&[i8], f32),
+        y: &mut [f32],
+    ) -> (usize, usize) {
+        let _ = (records, cells, x, y);
+        (0, 0)
+    }
+
     /// How matrices should be packed for [`Self::multiply_prepacked`]; `None` if it does not multiply.
     #[cfg(feature = "prepack")]
     fn packing(&self) -> Option<Packing> {

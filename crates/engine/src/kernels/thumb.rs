@@ -6,11 +6,13 @@
 #![allow(unsafe_code)]
 
 use core::arch::global_asm;
+use core::ops::Range;
+use core::ptr::null;
 
-use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS, TileRecord};
+use pageformer_card::matrix::{RECORD_BYTES, TILE_INPUTS, TILE_OUTPUTS, TileRecord};
 use pageformer_card::{MatrixDims, Page};
 
-use super::group::{kept_cells_by, mask_words, union};
+use super::group::kept_cells_by;
 use super::scalar::{CELL_INPUTS, Cell, Tiles, consume};
 use super::{Compute, GroupProduct, Head, Kernel, Scratch, shared_source};
 use crate::attention::Plain;
@@ -34,6 +36,45 @@ impl Compute for Thumb {
 
     fn kept_cells(&self, dims: &MatrixDims, group: u32, mask_page: &Page) -> Option<usize> {
         kept_cells_by(dims, group, mask_page, ones)
+    }
+
+    // Not inlined where tiles are what is left of a group: flash.
+    #[inline(never)]
+    fn multiply_tiles(
+        &self,
+        records: &[u8],
+        cells: &[u8],
+        (x, x_scale): &(&[i8], f32),
+        y: &mut [f32],
+    ) -> (usize, usize) {
+        let (records, _) = records.as_chunks::<RECORD_BYTES>();
+        let (cells, _) = cells.as_chunks();
+        let (out, _) = y.as_chunks_mut::<TILE_OUTPUTS>();
+        let tiles = records.len().min(out.len());
+        let Some(scale) = Scale::new(*x_scale).filter(|_| tiles > 0) else { return (0, 0) };
+        let Range { start, end } = cells.as_ptr_range();
+        // No tile has more cells than there are places.
+        let most = MOST_CELLS.min(x.len() / CELL_INPUTS);
+        let beyond = u64::MAX.checked_shl(most as u32).unwrap_or(0);
+        let out = out.as_mut_ptr();
+        let mut run = Run {
+            scale,
+            record: records.as_ptr(),
+            out: out.cast(),
+            one: 1,
+            out_end: out.wrapping_add(tiles).cast(),
+            last: cells.len().checked_sub(most).map_or(null(), |last| start.wrapping_add(last)),
+            cells: start,
+            end,
+            beyond_high: (beyond >> 32) as u32,
+            beyond: beyond as u32,
+            x: x.as_ptr(),
+        };
+        // SAFETY: there is a record for each output, as many cells as any tile has from `last` on, and activations for each place but
+        // those beyond.
+        unsafe { pageformer_thumb_multiply(&mut run) };
+        // SAFETY: these have moved within the same slices, or to their ends.
+        unsafe { (run.record.offset_from_unsigned(records.as_ptr()), run.cells.offset_from_unsigned(start)) }
     }
 
     shared_source! { Plain }
@@ -66,62 +107,20 @@ impl Tiles for Thumb {
         };
         Some((products, later))
     }
-
     /// The tiles of a matrix of one segment share their activations.
     #[inline(always)]
-    fn several<'c>(self, product: &mut GroupProduct<'_>, mut cells: &'c [Cell]) -> &'c [Cell] {
+    fn several<'c>(self, product: &mut GroupProduct<'_>, cells: &'c [Cell]) -> &'c [Cell] {
         if product.segments != 1 || product.batch != 1 {
             return cells;
         }
-        let Some(scale) = Scale::new(product.x_scale(0, 0)) else { return cells };
-        let (records, _) = product.mask_page.as_chunks();
-        let mut records = records.get(product.next..product.tiles).unwrap_or(&[]);
-        let (mut out, _) =
-            product.y.get_mut(product.row..).unwrap_or(&mut []).as_chunks_mut::<TILE_OUTPUTS>();
-        if product.x.len() < TILE_INPUTS && !are_within(records, product.x.len() / CELL_INPUTS) {
-            return cells;
-        }
-        let mut tiles = records.len().min(out.len());
-        // As long as there are cells for any tile; then the tiles whose cells are here, as counted.
-        let mut last = cells.len().checked_sub(MOST_CELLS);
-        loop {
-            let counted = last.is_none();
-            if counted {
-                tiles = whole(records.get(..tiles).unwrap_or(&[]), cells.len());
-            }
-            if tiles == 0 {
-                return cells;
-            }
-            let begin = out.as_mut_ptr();
-            let mut run = Run {
-                scale,
-                record: records.as_ptr(),
-                out: begin.cast(),
-                end: begin.wrapping_add(tiles).cast(),
-                last: cells.as_ptr().wrapping_add(last.unwrap_or(cells.len())),
-                x: product.x.as_ptr(),
-                cells: cells.as_ptr(),
-            };
-            // SAFETY: there is a record for each output up to `end`, activations for each place of the masks, and from `last` on
-            // as many cells as any tile has, or there are those of all the tiles.
-            unsafe { pageformer_thumb_multiply(&mut run) };
-            // SAFETY: these have moved within the same slices, or to their ends.
-            let (done, used) = unsafe {
-                (
-                    run.record.offset_from_unsigned(records.as_ptr()),
-                    run.cells.offset_from_unsigned(cells.as_ptr()),
-                )
-            };
-            product.next += done;
-            product.row += done * TILE_OUTPUTS;
-            cells = cells.get(used..).unwrap_or(&[]);
-            records = records.get(done..).unwrap_or(&[]);
-            out = out.get_mut(done..).unwrap_or(&mut []);
-            if counted {
-                return cells;
-            }
-            (tiles, last) = (tiles - done, None);
-        }
+        let records = product.next * RECORD_BYTES..product.tiles * RECORD_BYTES;
+        let records = product.mask_page.get(records).unwrap_or(&[]);
+        let x = (product.x.get(..product.x_stride).unwrap_or(&[]), product.x_scale(0, 0));
+        let y = product.y.get_mut(product.row..).unwrap_or(&mut []);
+        let (tiles, used) = self.multiply_tiles(records, cells.as_flattened(), &x, y);
+        product.next += tiles;
+        product.row += tiles * TILE_OUTPUTS;
+        cells.get(used..).unwrap_or(&[])
     }
 }
 
@@ -152,10 +151,14 @@ fn tile<'c>(
         scale: *scale,
         record: (&raw const record).cast(),
         out,
-        end: out.wrapping_add(1),
+        one: 1,
+        out_end: out.wrapping_add(1),
         last: cells.as_ptr(),
-        x: x.as_ptr(),
         cells: cells.as_ptr(),
+        end: cells.as_ptr(),
+        beyond_high: 0,
+        beyond: 0,
+        x: x.as_ptr(),
     };
     // SAFETY: one record, one output, as many cells as the mask has bits, and activations for each of its places.
     unsafe { pageformer_thumb_multiply(&mut run) };
@@ -179,21 +182,29 @@ struct Run {
     record: *const [u8; 16],
     /// Its products as bits of f32, or its sums.
     out: *mut [u32; TILE_OUTPUTS],
+    /// A register is loaded with it.
+    one: u32,
     /// The end of `out`.
-    end: *mut [u32; TILE_OUTPUTS],
-    /// The last of the cells that a tile may begin with, so that all it can have are there.
+    out_end: *mut [u32; TILE_OUTPUTS],
+    /// The last of the cells that a tile may begin with uncounted: all it can have are there.
     last: *const Cell,
-    /// Activations.
-    x: *const i8,
     /// The next tile's cells.
     cells: *const Cell,
+    /// The end of the cells.
+    end: *const Cell,
+    /// Places that there are no activations for.
+    beyond_high: u32,
+    beyond: u32,
+    /// Activations.
+    x: *const i8,
 }
 
 /// The activations' scale.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Scale {
-    /// With a floating-point unit, an f32; otherwise what [`usual_parts`] gives. 0 if sums are wanted, without scales.
+    /// With a floating-point unit, an f32; otherwise what [`usual_parts`] gives, the exponent as if the second product began with
+    /// bit 31 of its upper word. 0 if sums are wanted, without scales.
     value: u32,
     exponent: u32,
 }
@@ -205,7 +216,7 @@ impl Scale {
     #[inline(always)]
     fn new(x_scale: f32) -> Option<Self> {
         let (value, exponent) = if cfg!(soft_f32) { usual_parts(x_scale)? } else { (x_scale.to_bits(), 0) };
-        (value != 0).then_some(Self { value, exponent })
+        (value != 0).then_some(Self { value, exponent: exponent.wrapping_add(1) })
     }
 }
 
@@ -224,38 +235,13 @@ fn ones(records: &[[u8; 16]]) -> (usize, [u32; 2]) {
     (ones, union)
 }
 
-/// How many tiles, from the first on, have all of their cells among the first `cells`.
-#[inline(always)]
-fn whole(records: &[[u8; 16]], cells: usize) -> usize {
-    let mut left = cells;
-    let fits = |record: &&[u8; 16]| {
-        let [low, high] = mask_words(record);
-        let mut ones = low.count_ones();
-        if high != 0 {
-            ones += high.count_ones();
-        }
-        let rest = left.checked_sub(ones as usize);
-        left = rest.unwrap_or(0);
-        rest.is_some()
-    };
-    records.iter().take_while(fits).count()
-}
-
-/// Whether no mask has a bit beyond the first `places`.
-#[inline(always)]
-fn are_within(records: &[[u8; 16]], places: usize) -> bool {
-    let [low, high] = records.iter().map(mask_words).fold([0, 0], union);
-    let all = u64::from(high) << 32 | u64::from(low);
-    (u64::BITS - all.leading_zeros()) as usize <= places
-}
-
 unsafe extern "C" {
-    /// Multiplies tiles until `out` ends, the cells of the next might not all be there, or its scales are not usual. With
-    /// [`Scale::NONE`], `record` is one that is usual.
+    /// Multiplies tiles until `out` ends, not all cells of the next are there, its scales are not usual, or its mask has a bit for a
+    /// place beyond. With [`Scale::NONE`], `record` is one that is usual.
     ///
     /// # Safety
-    /// `run` has a record for each output, the cells of each that begins not behind `last`, and activations for each place of
-    /// their masks.
+    /// `run` has a record for each output, at least one, the cells of any tile that begins not behind `last`, all cells up to `end`,
+    /// and activations for each place of the masks but those beyond.
     fn pageformer_thumb_multiply(run: *mut Run);
 
     /// Ones of the masks of `tiles` records; the union of the masks is written.

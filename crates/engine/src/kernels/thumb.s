@@ -12,11 +12,15 @@
     .equ X_EXPONENT, 4
     .equ RECORD, 8
     .equ OUT, 12
-    .equ END, 16
-    .equ LAST, 20
-    .equ X, 24
+    .equ ONE, 16
+    .equ OUT_END, 20
+    .equ LAST, 24
     .equ CELLS, 28
-    .equ RUN, 32
+    .equ END, 32
+    .equ BEYOND_HIGH, 36
+    .equ BEYOND, 40
+    .equ X, 44
+    .equ RUN, 48
 
 .if ARM_DSP
 @ Two products of 16 bits an instruction: of bytes 0 and 2 of four, then of bytes 1 and 3.
@@ -79,61 +83,63 @@
     case
     .endm
 
+@ The ones of a word in each pair of its bits, added up in each nibble.
+    .macro nibbles word
+    and r11, r8, \word, lsr #1
+    subs \word, \word, r11
+    and r11, r9, \word, lsr #2
+    and \word, \word, r9
+    add \word, \word, r11
+    .endm
+
 .if SOFT_F32
-@ `usual` in scaled.rs for one output, and `rounded` twice: of the bits that are cut off, the first is the carry, and the zero flag
-@ tells whether there are others. r1 significand and r9 exponent of the activations' scale, r8 exponent of the product and, above
-@ it, the sign, r10 behind the record, r11 out, r12 one.
-    .macro finish sum, scale
-    ldrh r2, [r10, #\scale]
+@ `usual` in scaled.rs for one output, in its sum's place. r1 significand and r9 exponent of the activations' scale, r8 exponent of
+@ the product and, above it, the sign, r10 at the record, r12 one. The first product is rounded where it is: half of the last
+@ place less one, and one more if that place is odd, carry into it for whatever is to be rounded up.
+    .macro finish sum, scale:vararg
+    ldrh r2, \scale
     add r8, r9, r2, lsr #7
     bfi r2, r12, #7, #25
     muls r2, r1, r2
-    bmi .Llong\@
-    lsls r3, r2, #26
-    lsr r3, r2, #7
-.Lfirst\@:
-    adc r3, r3, #0
-    beq .Lfirst_half\@
+    bpl .Lshort\@
+    lsls r3, r2, #24
+    adc r2, r2, #0x7F
+    bic r2, r2, #0xFF
 .Lrounded\@:
-    cmp \sum, #0
-    itt mi
-    rsbmi \sum, \sum, #0
-    addmi r8, r8, #0x100
-    clz r2, \sum
-    lsl \sum, \sum, r2
-    sub r8, r8, r2
-    umull r2, r3, r3, \sum
-    tst r3, #0x800000
-    beq .Lshort\@
-.Lsecond\@:
-    lsls r2, r2, #1
-    adc r3, r3, #0
-    beq .Lsecond_half\@
+    clz r3, \sum
+    cbnz r3, .Lpositive\@
+    rsbs \sum, \sum, #0
+    add r8, r8, #0x100
+    clz r3, \sum
+.Lpositive\@:
+    lsls \sum, \sum, r3
+    sub r8, r8, r3
+    umull r2, r3, r2, \sum
+    @ At most two bits are missing at the lower end then, far below those that count one by one.
+    clz \sum, r3
+    lsls r3, r3, \sum
+    sub r8, r8, \sum
+    orrs r2, r2, r3, lsl #25
+    beq .Lhalf\@
+    lsrs r3, r3, #8
+    adc \sum, r3, r8, lsl #23
 .Lproduct\@:
-    add r3, r3, r8, lsl #23
-.Lstore\@:
-    str r3, [r11], #4
     .pushsection .text.pageformer_thumb_multiply, 1
-.Llong\@:
-    lsls r3, r2, #25
-    lsr r3, r2, #8
-    add r8, r8, #1
-    b .Lfirst\@
-.Lfirst_half\@:
-    it cs
-    biccs r3, r3, #1
-    b .Lrounded\@
 .Lshort\@:
-    adds r2, r2, r2
-    adc r3, r3, r3
-    sub r8, r8, #1
-    b .Lsecond\@
-.Lsecond_half\@:
-    it cs
-    biccs r3, r3, #1
-    cmp r3, #0
-    bne .Lproduct\@
-    b .Lstore\@
+    lsls r3, r2, #25
+    adc r2, r2, #0x3F
+    bic r2, r2, #0x7F
+    b .Lrounded\@
+.Lhalf\@:
+    @ A half, or nothing, is cut off.
+    lsrs \sum, r3, #8
+    beq .Lproduct\@
+    bcc .Lexact\@
+    and r2, \sum, #1
+    add \sum, \sum, r2
+.Lexact\@:
+    add \sum, \sum, r8, lsl #23
+    b .Lproduct\@
     .popsection
     .endm
 .else
@@ -147,39 +153,53 @@
     .p2align 2
 pageformer_thumb_multiply:
     push {r0, r4-r11, lr}
-    ldm r0, {r1-r8}
-    adds r7, r7, #12
-    push {r1-r8}
+    ldm r0, {r1-r12}
+    add r12, r12, #12
+    push {r1-r12}
     mov r10, r3
     mov r0, r8
     adr.w lr, cases
-    cmp r0, r6
-    bhi return
+    cbnz r1, scaled
+    adr.w lr, cases_of_sums
+scaled:
+    cmp r0, r7
+    bhi count
 tile:
     @ r10 is at the record: four scales, the mask's two words.
-    ldm r10!, {r4-r6, r12}
-    ldr r1, [sp, #X]
-    mov r2, r6
+    ldm r10, {r4, r5, r8, r12}
+    @ Whether the mask has only bits for places that there are; its second word is looked at if there is one. What is compared
+    @ is zero then, as sums are to be.
+    ldrd r6, r1, [sp, #BEYOND]
+    ands r6, r6, r8
 .if SOFT_F32
-    @ Whether the weights' scales are usual.
+    @ And whether the weights' scales are usual.
     eor r4, r4, #0x20002000
     eor r5, r5, #0x20002000
-    orrs r4, r5
-    tst r4, #0xE000E000
+    orrs r4, r4, r5
+    and r4, r4, #0xE000E000
+    orrs r5, r4, r6
     bne return
-.endif
-    str r10, [sp, #RECORD]
+.else
+    bne return
     movs r4, #0
     movs r5, #0
-    movs r6, #0
+.endif
     movs r7, #0
-    case
+    and r3, r8, #15
+    lsrs r2, r8, #4
+    ldr pc, [lr, r3, lsl #2]
+
+    @ Bit 0 of an address stands for Thumb code.
+    .macro cases none
+    .word \none + 1, place_0 + 1, place_1 + 1, place_01 + 1, place_2 + 1, place_02 + 1, place_12 + 1, place_012 + 1
+    .word place_3 + 1, place_03 + 1, place_13 + 1, place_013 + 1, place_23 + 1, place_023 + 1, place_123 + 1, place_0123 + 1
+    .endm
 
     .p2align 2
-    @ Bit 0 of an address stands for Thumb code.
 cases:
-    .word place_ + 1, place_0 + 1, place_1 + 1, place_01 + 1, place_2 + 1, place_02 + 1, place_12 + 1, place_012 + 1
-    .word place_3 + 1, place_03 + 1, place_13 + 1, place_013 + 1, place_23 + 1, place_023 + 1, place_123 + 1, place_0123 + 1
+    cases place_
+cases_of_sums:
+    cases place_of_sums
 
     @ A case is the end of another one where it can be.
 place_0123:
@@ -228,29 +248,42 @@ place_:
 word:
     movs r2, r12
     beq finished
+    ldr r1, [sp, #BEYOND_HIGH]
+    tst r1, r12
+    bne leave
+second_word:
     ldr r1, [sp, #X]
     mov r12, #0
     add r1, r1, #128
     case
 
+place_of_sums:
+    beq word_of_sums
+    next
+
+    @ What is wanted of this tile, the only one, are its sums.
+word_of_sums:
+    movs r2, r12
+    bne second_word
+    ldr r11, [sp, #OUT]
+    stm r11, {r4-r7}
+    b return
+
 finished:
-    @ X_SCALE, X_EXPONENT, RECORD, OUT
-    ldm sp, {r1, r9-r11}
-    cbnz r1, products
-    stm r11!, {r4-r7}
-    b ended
-products:
+    @ X_SCALE, X_EXPONENT, RECORD, OUT, ONE
+    ldm sp, {r1, r9-r12}
 .if SOFT_F32
-    mov r12, #1
-    finish r4, -16
-    finish r5, -14
-    finish r6, -12
-    finish r7, -10
+    finish r5, [r10, #2]
+    finish r6, [r10, #4]
+    finish r7, [r10, #6]
+    @ And on to the next record.
+    finish r4, [r10], #16
+    stm r11!, {r4-r7}
 .else
     vmov s0, r1
     @ A bf16 is the upper half of an f32.
-    ldr r1, [r10, #-16]
-    ldr r3, [r10, #-12]
+    ldr r3, [r10, #4]
+    ldr r1, [r10], #16
     lsl r2, r1, #16
     bfc r1, #0, #16
     lsl r8, r3, #16
@@ -274,11 +307,33 @@ products:
     vstmia r11!, {s4-s7}
 .endif
 ended:
-    str r11, [sp, #OUT]
-    ldrd r1, r2, [sp, #END]
+    strd r10, r11, [sp, #RECORD]
+    ldrd r1, r2, [sp, #OUT_END]
     cmp r11, r1
     beq return
     cmp r0, r2
+    bls tile
+
+count:
+    @ Whether the next tile's cells are there.
+    ldrd r4, r5, [r10, #8]
+    mov r8, #0x55555555
+    mov r9, #0x33333333
+    nibbles r4
+    cbz r5, counted_nibbles
+    nibbles r5
+    adds r4, r4, r5
+counted_nibbles:
+    mov r9, #0x0F0F0F0F
+    and r5, r9, r4, lsr #4
+    and r4, r4, r9
+    add r4, r4, r5
+    mov r9, #0x01010101
+    mul r4, r4, r9
+    lsrs r4, r4, #24
+    ldr r5, [sp, #END]
+    add r4, r0, r4, lsl #4
+    cmp r4, r5
     bls tile
 
 return:
@@ -286,17 +341,10 @@ return:
     ldr r2, [sp, #RECORD]
     str r2, [r1, #RECORD]
     str r0, [r1, #CELLS]
-    add sp, #36
+leave:
+    @ From a tile whose mask is damaged: as if nothing had been done.
+    add sp, #52
     pop {r4-r11, pc}
-
-@ The ones of a word in each pair of its bits, added up in each nibble.
-    .macro nibbles word
-    and r11, r8, \word, lsr #1
-    subs \word, \word, r11
-    and r11, r9, \word, lsr #2
-    and \word, \word, r9
-    add \word, \word, r11
-    .endm
 
     .section .text.pageformer_thumb_ones, "ax", %progbits
     .global pageformer_thumb_ones

@@ -7,7 +7,7 @@
 use core::fmt::{self, Write as _};
 
 use cortex_m_rt::entry;
-use pageformer_card::matrix::{TILES_PER_GROUP, TileRecord};
+use pageformer_card::matrix::{RECORD_BYTES, TILES_PER_GROUP, TileRecord};
 use pageformer_card::{CELL_BYTES, MatrixDims};
 use pageformer_console::{Host, Terminal};
 use pageformer_engine::kernels::{self, GroupProduct, Input, Kernel, PORTABLE};
@@ -85,7 +85,11 @@ fn report(board: &mut Board, group: &mut Group, y: &mut [[f32; BATCH * OUTPUTS];
     }
     writeln!(out, "{CASES} random groups: `{}` agrees with `{}`", kernel.name, PORTABLE.name)?;
 
-    writeln!(out, "\nticks of {} Hz for 32 tiles, of all cells and of half of them", board.ticks_per_second())?;
+    writeln!(
+        out,
+        "\nticks of {} Hz for 32 tiles, of all cells and of half of them",
+        board.ticks_per_second()
+    )?;
     for inputs in [256, 128, 64, 512] {
         let outputs = if inputs > 256 { OUTPUTS / 2 } else { OUTPUTS };
         let dims = MatrixDims { outputs: outputs as u32, inputs };
@@ -139,7 +143,8 @@ impl Group {
         });
     }
 
-    /// `y = W·x`, the cells in pieces, `kept_cells` included, as the engine does it.
+    /// `y = W·x`, the cells in pieces, masks checked and counted, as the engine does it: what can be begun with the first piece, behind which
+    /// other cells follow if it is all, and then the rest.
     #[inline(never)]
     fn multiply(&self, kernel: Kernel, piece: usize, y: &mut [f32]) {
         let (stride, segments) = (self.dims.padded_inputs() as usize, self.dims.segments() as usize);
@@ -148,9 +153,27 @@ impl Group {
             scales: self.x_scales.get(..self.batch * segments).unwrap_or(&[]),
             batch: self.batch,
         };
+        let tiles = self.dims.tiles_in_group(0) as usize;
+        let (mut done, mut used) = (0, 0);
+        if self.batch == 1 && segments == 1 {
+            let records = self.mask_page.get(..tiles * RECORD_BYTES).unwrap_or(&[]);
+            let first = self.cells.get(..piece * CELL_BYTES).unwrap_or(&[]);
+            (done, used) =
+                kernel.compute().multiply_tiles(records, first, &(input.values, self.x_scales[0]), y);
+            if done == tiles {
+                return;
+            }
+        }
         let kept = kernel.compute().kept_cells(&self.dims, 0, &self.mask_page).unwrap_or(0);
-        let cells = self.cells.get(..kept * CELL_BYTES).unwrap_or(&[]);
-        let mut product = GroupProduct::new(&self.dims, 0, &self.mask_page, input, (y, self.dims.padded_outputs() as usize));
+        let cells = self.cells.get(used * CELL_BYTES..kept * CELL_BYTES).unwrap_or(&[]);
+        let product = GroupProduct::new(
+            &self.dims,
+            0,
+            &self.mask_page,
+            input,
+            (y, self.dims.padded_outputs() as usize),
+        );
+        let mut product = product.behind(done);
         if cells.is_empty() {
             product.feed(kernel, &[]);
         }
@@ -178,7 +201,14 @@ impl Group {
         let refused = (self.dims.cells_in_tile(tile)..64).all(|place| {
             let mask = record.mask | 1 << place;
             TileRecord { mask, ..record }.write(&mut self.mask_page, tile as usize);
-            kernel.compute().kept_cells(&self.dims, 0, &self.mask_page).is_none()
+            let x = self.x.get(..self.dims.padded_inputs() as usize).unwrap_or(&[]);
+            let records = self.mask_page.get(..RECORD_BYTES).unwrap_or(&[]);
+            // One that does not count cells first has to notice by itself.
+            let (done, _) = match self.dims.segments() {
+                1 => kernel.compute().multiply_tiles(records, &self.cells, &(x, 0.5), &mut [0.0; 4]),
+                _ => (0, 0),
+            };
+            done == 0 && kernel.compute().kept_cells(&self.dims, 0, &self.mask_page).is_none()
         });
         record.write(&mut self.mask_page, tile as usize);
         refused
