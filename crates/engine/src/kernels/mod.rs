@@ -47,7 +47,7 @@ pub trait Compute: Sync {
     /// Multiplies tiles with the same activations, from the first of some records on, and says how many and how many cells they had: those
     /// that have all of their cells among `cells`, one behind the other, of which there may be more, and that the kernel need not look
     /// at twice. None at all if it would rather know first what [`Self::kept_cells`] says. `x` are activations of a segment, and their
-    /// scale.
+    /// scale. Records are aligned to four bytes, as pages in the engine's memory are.
     fn multiply_tiles(
         &self,
         records: &[u8],
