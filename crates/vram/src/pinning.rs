@@ -51,12 +51,6 @@ impl Reads {
         let longest = if pages > 0 { (pages / RUNS_AHEAD).max(1) } else { u32::MAX };
         Self { longest: longest.min(self.longest), ..self }
     }
-
-    /// What reading so many pages by so many commands takes.
-    pub fn cost(&self, pages: u32, commands: u32) -> u64 {
-        (u64::from(pages) * u64::from(self.page))
-            .saturating_add(u64::from(commands) * u64::from(self.command))
-    }
 }
 
 impl Default for Reads {
@@ -171,11 +165,6 @@ impl Pinning {
         self.runs(period).1
     }
 
-    /// Frame of the first pinned page of period `period`.
-    pub fn frame_of_run(&self, period: u32) -> u32 {
-        self.runs(period).2
-    }
-
     /// The period that `page` belongs to; `near` is a first guess.
     pub fn period_of(&self, page: u32, near: u32) -> u32 {
         let periods = self.periods();
@@ -260,7 +249,7 @@ mod tests {
                 let (streamed, kept) = (pinning.streamed_run(period), pinning.pinned_run(period));
                 prop_assert!(streamed.len() as u32 <= pinning.ring);
                 prop_assert!(pinning.periods() == 0 || streamed.start.min(kept.start) == next);
-                prop_assert_eq!(pinning.frame_of_run(period), pinned);
+                prop_assert_eq!(pinning.runs(period).2, pinned);
                 pinned += kept.len() as u32;
                 let mut pages: Vec<u32> = kept.clone().chain(streamed.clone()).collect();
                 pages.sort_unstable();

@@ -272,13 +272,13 @@ fn ones(records: &[[u8; 16]]) -> (usize, [u32; 2]) {
 
 /// The mask of a tile's record.
 #[inline(always)]
-pub(super) fn mask_words(record: &[u8; 16]) -> [u32; 2] {
+fn mask_words(record: &[u8; 16]) -> [u32; 2] {
     let [_, _, _, _, _, _, _, _, a, b, c, d, e, f, g, h] = *record;
     [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
 }
 
 #[inline(always)]
-pub(super) fn union([a, b]: [u32; 2], [c, d]: [u32; 2]) -> [u32; 2] {
+fn union([a, b]: [u32; 2], [c, d]: [u32; 2]) -> [u32; 2] {
     [a | c, b | d]
 }
 

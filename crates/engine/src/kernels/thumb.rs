@@ -107,6 +107,7 @@ impl Tiles for Thumb {
         };
         Some((products, later))
     }
+
     /// The tiles of a matrix of one segment share their activations.
     #[inline(always)]
     fn several<'c>(self, product: &mut GroupProduct<'_>, cells: &'c [Cell]) -> &'c [Cell] {
