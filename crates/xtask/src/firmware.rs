@@ -137,6 +137,7 @@ pub fn build(program: Program, processor: Processor) -> Result<PathBuf> {
         .cargo(target)
         .args(["build", "--release", "--quiet", "--locked", "--target", target, "--bin", program.name()])
         .args(toolchain.options())
+        .args(["--config", &without_the_folder(target)])
         .arg("--target-dir")
         .arg(&target_dir)
         .current_dir(&dir)
@@ -146,6 +147,14 @@ pub fn build(program: Program, processor: Processor) -> Result<PathBuf> {
         bail!("the firmware does not build; in {}", dir.display());
     }
     Ok(target_dir.join(target).join("release").join(program.name()))
+}
+
+/// A setting for cargo that leaves the folder of this clone out of the messages of panics, which are in the
+/// firmware: it is to have one size wherever it is built.
+fn without_the_folder(target: &str) -> String {
+    let remap = format!("--remap-path-prefix={}/=", root().display());
+    // A string of TOML is written as one of Rust.
+    format!("target.{target}.rustflags=[{remap:?}]")
 }
 
 /// Where the firmware is built: its own folder, or one beside the rest if that is elsewhere.
