@@ -266,9 +266,8 @@ pub fn work(card: &CardArg) -> Result<(PassWork, u32)> {
 /// What the user can do about a plan that is not possible.
 pub fn advise(error: PlanError) -> anyhow::Error {
     let advice = match error {
-        PlanError::TooSmall { fitting_context: 0, needed, context, .. } => {
-            let kib = needed.div_ceil(1024);
-            format!("; give --ram {kib}K or more, or less than that with a --context below {context}")
+        PlanError::TooSmall { fitting_context: 0, needed, .. } => {
+            format!("; give --ram {}K or more; a smaller --context needs less", needed.div_ceil(1024))
         }
         PlanError::TooSmall { needed, fitting_context, .. } => {
             format!("; give --context {fitting_context}, or --ram {}K", needed.div_ceil(1024))
