@@ -130,6 +130,10 @@ impl Bench {
         let tick = &mut || progress.step(steps as u64);
         for _ in 0..self.runs {
             engine.share_with(None);
+            if yardstick.is_some() {
+                // The yardstick has been in the caches, and warms up by a run of its own, too.
+                decode_once(&mut engine, what, &mut || {})?;
+            }
             alone.measure(&mut engine, what, tick)?;
             if team.is_some() {
                 engine.share_with(team);

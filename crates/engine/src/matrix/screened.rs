@@ -16,8 +16,9 @@ const TAKE: usize = 16;
 /// Bounds that are looked at together.
 const LOOK: usize = 64;
 
-/// A bound in so many may reach the largest output, divided among threads: computing more of them, one by one, takes longer than all together.
-const FEW: usize = 64;
+/// A bound in so many may reach the largest output, divided among threads: finding the bounds and computing more of them, one by one, takes longer than
+/// computing all outputs together.
+const FEW: usize = 16;
 
 /// Row-blocks that are asked for together.
 const ASK: usize = 16;
