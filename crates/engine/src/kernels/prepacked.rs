@@ -20,7 +20,8 @@
 //!   ```
 //!
 //!   Where two cells are left, the last step has the first two of these lines, and each cell twice. Row-blocks that keep about as many
-//!   cells go together.
+//!   cells go together. Where a register has all activations of a row, two groups go side by side: they share a line of places and a number of
+//!   lines, and do not wait for each other.
 //!
 //! What is packed gives the same bits: sums of integers are exact, and the scales, one for each tile, are applied as everywhere.
 // Elsewhere no kernel wants matrices packed, but the types are there for whoever implements [`super::Compute`].
@@ -81,6 +82,12 @@ pub(super) const WINDOW: usize = WINDOW_CELLS * CELL_INPUTS;
 pub(super) const PLACES_STEPS: usize = 5;
 /// Bits of such a place: of one of a segment's 64 cells.
 pub(super) const PLACES_BITS: usize = 6;
+/// Inputs of rows that are *short*: a register has all of their activations.
+pub(super) const SHORT: usize = OUTPUTS * CELL_INPUTS;
+/// Groups that go together where rows are short: a line has the places of both, those of the first in the lower half of each number.
+pub(super) const PAIR: usize = 2;
+/// Bits of a place in a short row: of one of 16 cells, which are four steps.
+pub(super) const SHORT_PLACES_BITS: usize = 4;
 /// Lines of a step, and cells of a lane that it takes.
 pub(super) const STEP: usize = 4;
 /// Lines of a last step that has no more than so many cells of a lane.
@@ -125,7 +132,8 @@ pub struct Prepacked {
     groups: usize,
     pub(super) parts: Vec<Part>,
     /// Sparse: for each group and segment, a finish, and the lines of its steps; where windows do not slide, places in front of the lines that they are
-    /// for. Dense: for each part, segment and bundle, a finish for each group, then for each cell a line for each group.
+    /// for. Short rows: for each pair of groups, places, two finishes, and for each step the lines of one and of the other. Dense: for each part,
+    /// segment and bundle, a finish for each group, then for each cell a line for each group.
     pub(crate) lines: Lines,
     /// Only where cells are missing.
     pub(super) sparse: Option<Sparse>,
@@ -154,7 +162,8 @@ pub(super) struct Sparse {
     pub windows: Vec<u32>,
     /// For each of these, where in the window the activations of a register are. A place that is 8 or more has the byte's highest bit set, too.
     pub places: Vec<[u8; OUTPUTS]>,
-    /// Lines of each group and segment: [`STEP`] for each step, but [`LAST`] for the last one if that is enough.
+    /// Lines of each group and segment: [`STEP`] for each step, but [`LAST`] for the last one if that is enough. Of each of a pair of groups with short
+    /// rows, whose last step may have one line, too.
     pub counts: Vec<u16>,
     /// For each group, the first output of each lane's row-block, counted within the part. Where a group has fewer, the last one is there again.
     pub outputs: Vec<[u32; LANES]>,
@@ -170,6 +179,12 @@ impl Prepacked {
                 + size_of_val(&sparse.outputs[..])
         });
         size_of_val(&self.lines[..]) + sparse
+    }
+
+    /// Whether rows are short, and groups go in pairs.
+    #[inline(always)]
+    pub(super) fn is_short(&self) -> bool {
+        self.packing.window == Window::Segment && self.inputs.1 <= SHORT
     }
 
     /// How it is packed.

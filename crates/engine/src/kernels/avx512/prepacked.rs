@@ -5,8 +5,8 @@ use core::ops::Range;
 
 use crate::kernels::Input;
 use crate::kernels::prepacked::{
-    BUNDLE, Cursor, Job, LANES, LAST, Line, OUTPUTS, PLACES_BITS, PLACES_STEPS, Packing, Prepacked, SCALE,
-    START, STEP, Sparse, Window,
+    BUNDLE, Cursor, Job, LANES, LAST, Line, OUTPUTS, PAIR, PLACES_BITS, PLACES_STEPS, Packing, Prepacked,
+    SCALE, SHORT_PLACES_BITS, START, STEP, Sparse, Window,
 };
 
 /// How this kernel wants matrices.
@@ -20,6 +20,8 @@ const AHEAD: usize = 128;
 const POSITIONS: usize = 4;
 /// The same where each has four registers of activations.
 const WIDE_POSITIONS: usize = 3;
+/// The same where two groups go side by side.
+const SHORT_POSITIONS: usize = 2;
 
 /// Registers of a segment's activations.
 const REGISTERS: usize = 4;
@@ -41,6 +43,7 @@ pub(super) fn multiply(
     let one = |job: &Job<'_>| unsafe {
         match &packed.sparse {
             None => dense::<1>(job),
+            Some(kept) if packed.is_short() => short::<1>(job, kept),
             Some(kept) if job.stride <= NARROW && packed.lines() < MANY => {
                 sparse::<1, false, false>(job, kept)
             }
@@ -55,6 +58,8 @@ pub(super) fn multiply(
             (2, None) => dense::<2>(job),
             (3, None) => dense::<3>(job),
             (_, None) => dense::<POSITIONS>(job),
+            (1, Some(kept)) if packed.is_short() => short::<1>(job, kept),
+            (_, Some(kept)) if packed.is_short() => short::<SHORT_POSITIONS>(job, kept),
             (1, Some(kept)) => sparse::<1, true, true>(job, kept),
             (2, Some(kept)) => sparse::<2, true, true>(job, kept),
             (WIDE_POSITIONS, Some(kept)) => sparse::<WIDE_POSITIONS, true, true>(job, kept),
@@ -62,6 +67,7 @@ pub(super) fn multiply(
         }
     };
     let positions = match packed.sparse {
+        Some(_) if packed.is_short() => SHORT_POSITIONS,
         Some(_) if packed.inputs.1 > NARROW => WIDE_POSITIONS,
         _ => POSITIONS,
     };
@@ -192,6 +198,83 @@ unsafe fn sparse<const B: usize, const WIDE: bool, const FAR: bool>(job: &Job<'_
             }
             for (b, y) in y.into_iter().enumerate() {
                 store(job, b, outputs, y);
+            }
+        }
+    }
+}
+
+/// Rows whose activations a register has.
+///
+/// # Safety
+/// AVX-512; the job has `B` positions, and short rows.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
+unsafe fn short<const B: usize>(job: &Job<'_>, kept: &Sparse) {
+    let Cursor { mut lines, mut counts, outputs, .. } = job.cursor(kept);
+    // SAFETY: for each pair of groups of a part there are places, two finishes, and a number of lines, of which each group has as many. Places are
+    // within the row, of whose activations the job has as many as it says.
+    unsafe {
+        let x = activations::<B, false>(job, 0).map(|[x, ..]| x);
+        for outputs in outputs.as_chunks::<PAIR>().0 {
+            let finishes: [*const Line; PAIR] = core::array::from_fn(|group| lines.wrapping_add(1 + group));
+            let none = _mm512_setzero_si512();
+            let mut sums = [finishes.map(|finish| [start(finish), none, none, none]); B];
+            let count = usize::from(*counts);
+            match count {
+                0 => {}
+                1 => short_steps::<B, 1>(lines, &x, &mut sums),
+                2 => short_steps::<B, 2>(lines, &x, &mut sums),
+                4 => short_steps::<B, 4>(lines, &x, &mut sums),
+                5 => short_steps::<B, 5>(lines, &x, &mut sums),
+                6 => short_steps::<B, 6>(lines, &x, &mut sums),
+                8 => short_steps::<B, 8>(lines, &x, &mut sums),
+                9 => short_steps::<B, 9>(lines, &x, &mut sums),
+                10 => short_steps::<B, 10>(lines, &x, &mut sums),
+                12 => short_steps::<B, 12>(lines, &x, &mut sums),
+                13 => short_steps::<B, 13>(lines, &x, &mut sums),
+                14 => short_steps::<B, 14>(lines, &x, &mut sums),
+                _ => short_steps::<B, 16>(lines, &x, &mut sums),
+            }
+            for (b, sums) in sums.into_iter().enumerate() {
+                let x_scale = *job.scales.wrapping_add(b);
+                for ((finish, outputs), sums) in finishes.into_iter().zip(outputs).zip(sums) {
+                    store(job, b, outputs, product(x_scale, finish, turned_back(sums)));
+                }
+            }
+            lines = lines.wrapping_add(1 + PAIR * (1 + count));
+            counts = counts.wrapping_add(1);
+        }
+    }
+}
+
+/// All steps of a pair, each of whose groups has `LINES` lines.
+///
+/// # Safety
+/// AVX-512; the places, the finishes and the lines.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
+unsafe fn short_steps<const B: usize, const LINES: usize>(
+    pair: *const Line,
+    x: &[__m512i; B],
+    sums: &mut [[[__m512i; STEP]; PAIR]; B],
+) {
+    // SAFETY: the caller's word.
+    unsafe {
+        let places = _mm512_load_si512(pair.cast());
+        let mut places = [places, _mm512_srli_epi32::<{ (32 / PAIR) as u32 }>(places)];
+        let mut lines = pair.wrapping_add(1 + PAIR);
+        for from in (0..LINES).step_by(STEP) {
+            for (group, place) in places.iter_mut().enumerate() {
+                let x = x.map(|x| _mm512_permutexvar_epi32(*place, x));
+                for number in 0..(LINES - from).min(STEP) {
+                    let weights = _mm512_load_si512(lines.cast());
+                    lines = lines.wrapping_add(1);
+                    for (x, sums) in x.iter().zip(sums.iter_mut()) {
+                        let sum = &mut sums[group][number];
+                        *sum = _mm512_dpbusd_epi32(*sum, *x, weights);
+                    }
+                }
+                *place = _mm512_srli_epi32::<{ SHORT_PLACES_BITS as u32 }>(*place);
             }
         }
     }

@@ -6,8 +6,8 @@ use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS, TILES_PER_GROUP, TileRe
 use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page};
 
 use super::{
-    BUNDLE, LANES, LAST, Line, Lines, OUTPUTS, PART, PART_LINES, PLACES_BITS, PLACES_STEPS, Packing, Part,
-    Prepacked, STEP, Sparse, WINDOW_CELLS, Window,
+    BUNDLE, LANES, LAST, Line, Lines, OUTPUTS, PAIR, PART, PART_LINES, PLACES_BITS, PLACES_STEPS, Packing,
+    Part, Prepacked, SHORT_PLACES_BITS, STEP, Sparse, WINDOW_CELLS, Window,
 };
 use crate::kernels::Kernel;
 use crate::kernels::scalar::CELL_INPUTS;
@@ -115,16 +115,24 @@ impl Prepacked {
         for first in (0..row_blocks).step_by(rows) {
             let last = (first + rows).min(row_blocks);
             let begin = (sparse.windows.len(), sparse.counts.len());
-            packed.begin_part(first / LANES, (last - first).div_ceil(LANES), begin);
+            let together = if packed.is_short() { PAIR } else { 1 };
+            let here = (last - first).div_ceil(LANES).next_multiple_of(together);
+            packed.begin_part(first / LANES, here, begin);
             let row = |row: usize| tiles.get(row * segments..(row + 1) * segments).unwrap_or(&[]);
             let mut order: Vec<usize> = (first..last).collect();
             order.sort_by_key(|at| row(*at).iter().map(|tile| tile.cells.len()).sum::<usize>());
             // Whoever is there twice gives the same outputs twice.
-            order.resize(order.len().next_multiple_of(LANES), order[order.len() - 1]);
+            order.resize(here * LANES, order[order.len() - 1]);
             let (groups, _) = order.as_chunks::<LANES>();
-            for lanes in groups {
-                for segment in 0..segments {
-                    packed.steps_of(segment, lanes.map(|at| row(at).get(segment)), &mut sparse);
+            if packed.is_short() {
+                for pair in groups.as_chunks::<PAIR>().0 {
+                    packed.short_steps_of(pair.map(|lanes| lanes.map(|at| row(at).first())), &mut sparse);
+                }
+            } else {
+                for lanes in groups {
+                    for segment in 0..segments {
+                        packed.steps_of(segment, lanes.map(|at| row(at).get(segment)), &mut sparse);
+                    }
                 }
             }
             let output = |row: usize| ((row - first) * TILE_OUTPUTS) as u32;
@@ -152,20 +160,7 @@ impl Prepacked {
                 .map(|lane| [(); STEP].map(|()| lane.next_if(|(cell, _)| *cell < window + cells_of_window)));
             let is_last = lanes.iter_mut().all(|lane| lane.peek().is_none());
             let lines = if is_last && cells.iter().all(|cells| cells[LAST].is_none()) { LAST } else { STEP };
-            let mut places = [0; OUTPUTS];
-            let mut step = [Line::ZERO; STEP];
-            for (i, of_lane) in (0..OUTPUTS).zip(cells.iter().flat_map(|cells| [cells; TILE_OUTPUTS])) {
-                let (lane, turn) = (i / TILE_OUTPUTS, i % TILE_OUTPUTS);
-                let Some((cell, weights)) = of_lane[turn % lines] else { continue };
-                places[i] = (cell - window) as u8;
-                for (number, line) in step.iter_mut().enumerate().take(lines) {
-                    let output = turn ^ number;
-                    let (to, from) = (turn * CELL_INPUTS, output * CELL_INPUTS);
-                    for (to, from) in line.0[lane][to..].iter_mut().zip(&weights[from..from + CELL_INPUTS]) {
-                        *to = *from as i8;
-                    }
-                }
-            }
+            let (step, places) = step_of(cells, window, lines);
             match self.packing.window {
                 Window::Sliding => {
                     sparse.windows.push(window as u32);
@@ -187,6 +182,62 @@ impl Prepacked {
         }
         sparse.counts.push(count as u16);
     }
+
+    /// The steps of two groups with short rows.
+    fn short_steps_of(&mut self, pair: [[Option<&Tile<'_>>; LANES]; PAIR], sparse: &mut Sparse) {
+        let places_at = self.lines.len();
+        self.lines.own.push(Line::ZERO);
+        self.lines.own.extend(pair.map(finish_of));
+        let most = pair.iter().flatten().flatten().map(|tile| tile.cells.len()).max().unwrap_or(0);
+        let mut count = 0;
+        for (number, from) in (0..most).step_by(STEP).enumerate() {
+            let lines = match most - from {
+                left @ ..=LAST => left,
+                _ => STEP,
+            };
+            for (group, tiles) in pair.iter().enumerate() {
+                let cells = tiles.map(|tile| {
+                    let cells = tile.into_iter().flat_map(|tile| ones(tile.record.mask).zip(tile.cells));
+                    let mut cells = cells.skip(from);
+                    [(); STEP].map(|()| cells.next())
+                });
+                let (step, places) = step_of(cells, 0, lines);
+                self.lines.own.extend(&step[..lines]);
+                let bit = group * 32 / PAIR + number * SHORT_PLACES_BITS;
+                for (of_steps, place) in self.lines.own[places_at].numbers().iter_mut().zip(places) {
+                    *of_steps |= u32::from(place) << bit;
+                }
+            }
+            count += lines;
+        }
+        sparse.counts.push(count as u16);
+    }
+}
+
+/// Which cell of a row it is, and its weights.
+type Cell<'a> = (usize, &'a [u8; CELL_BYTES]);
+
+/// The lines of a step, the first `lines` of which are needed, and where in the window the activations of a register are.
+fn step_of(
+    cells: [[Option<Cell<'_>>; STEP]; LANES],
+    window: usize,
+    lines: usize,
+) -> ([Line; STEP], [u8; OUTPUTS]) {
+    let mut step = [Line::ZERO; STEP];
+    let mut places = [0; OUTPUTS];
+    for (i, of_lane) in (0..OUTPUTS).zip(cells.iter().flat_map(|cells| [cells; TILE_OUTPUTS])) {
+        let (lane, turn) = (i / TILE_OUTPUTS, i % TILE_OUTPUTS);
+        let Some((cell, weights)) = of_lane[turn % lines] else { continue };
+        places[i] = (cell - window) as u8;
+        for (number, line) in step.iter_mut().enumerate().take(lines) {
+            let output = turn ^ number;
+            let (to, from) = (turn * CELL_INPUTS, output * CELL_INPUTS);
+            for (to, from) in line.0[lane][to..].iter_mut().zip(&weights[from..from + CELL_INPUTS]) {
+                *to = *from as i8;
+            }
+        }
+    }
+    (step, places)
 }
 
 /// The finish of a group's tiles.
