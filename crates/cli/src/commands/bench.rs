@@ -211,7 +211,7 @@ impl Bench {
         if team.is_some() {
             let [by_decode, by_prefill] = [decode / alone[0], prefill / alone[1]];
             println!(
-                "  one thread {:.0} and {:.0} tokens/s; {} are {by_decode:.2} and {by_prefill:.2} times as fast",
+                "  one thread {:.0} tokens/s, prefill {:.0}; {} are {by_decode:.2} and {by_prefill:.2} times as fast",
                 alone[0],
                 alone[1],
                 self.threads.count()

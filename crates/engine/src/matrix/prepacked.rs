@@ -9,7 +9,8 @@ use super::MatrixPages;
 use crate::kernels::share;
 use crate::kernels::{Input, Kernel, Prepacked, Team};
 
-/// Lines of weights, times positions, from which on sharing out takes less time than it saves.
+/// Lines of weights from which on sharing out takes less time than it saves, for any number of positions: more of them come with more activations and
+/// outputs that go from one processor to the other.
 #[cfg(feature = "threads")]
 const LEAST: usize = 2400;
 /// Lines that a thread takes at a time, at least.
@@ -45,7 +46,7 @@ pub(crate) fn multiply(
     let stride = matrix.outputs(0..matrix.parts()).len();
     #[cfg(feature = "threads")]
     if let Some(team) = team
-        && matrix.lines() * x.batch >= LEAST
+        && matrix.lines() >= LEAST
     {
         if compute.packing() != Some(matrix.packing()) || !matrix.fits(&(0..matrix.parts()), &x, y, stride) {
             return false;

@@ -121,11 +121,7 @@ pub fn draw(folder: &Path, kernel: Kernel, runs: usize) -> Result<()> {
         let mut table = Table::new([curve.axis, "us/token", "pages read a token"]);
         for point in &curve.points {
             let pages = if curve.file == "context.svg" { "-".into() } else { format!("{:.0}", point.pages) };
-            table.row([
-                format!("{}", (point.x * 1000.0).round() / 1000.0),
-                format!("{:.1}", point.time),
-                pages,
-            ]);
+            table.row([label(point), format!("{:.1}", point.time), pages]);
         }
         println!("{}\n{table}", curve.title);
         let path = folder.join(curve.file);
@@ -134,6 +130,14 @@ pub fn draw(folder: &Path, kernel: Kernel, runs: usize) -> Result<()> {
     }
     println!("drawn: {}", written.join(", "));
     Ok(())
+}
+
+/// Where a point is on its axis, with no more digits than tell it from others.
+fn label(point: &Point) -> String {
+    match point.x {
+        x if x < 100.0 => format!("{}", (x * 1000.0).round() / 1000.0),
+        x => format!("{x:.0}"),
+    }
 }
 
 /// Two lines over one axis: time (left), and pages (right) unless there are none.
@@ -179,7 +183,7 @@ fn svg(curve: &Curve) -> String {
     }
     for point in &curve.points {
         let (x, _) = at(point.x, 0.0);
-        let label = (point.x * 1000.0).round() / 1000.0;
+        let label = label(point);
         let _ = writeln!(
             svg,
             "<text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\" font-size=\"9\">{label}</text>",
