@@ -107,8 +107,9 @@ fn by_density(
         *(if speed(middle) >= target { &mut enough } else { &mut little }) = middle;
     }
     let pages = (weights * (density - enough) / 512.0) as u64;
+    let as_now = if tokens > 1.0 { format!(" at {tokens:.2} tokens a pass, as now") } else { String::new() };
     Ok(format!(
-        "{enough:.2} instead of {density:.2}, {} less; what that costs in quality, docs/compression.md says",
+        "about {enough:.2} instead of {density:.2}{as_now}, {} less; what that costs in quality, docs/compression.md says",
         bytes(pages * 512)
     ))
 }
