@@ -41,7 +41,7 @@ use pageformer_card::{CELL_BYTES, MatrixDims};
 use super::Input;
 use super::scalar::CELL_INPUTS;
 pub(crate) use lines::{Lines, gather};
-pub(super) use screen::{DOUBT, LEAST_DOUBT, LINE_INPUTS};
+pub(super) use screen::{AHEAD, DOUBT, LEAST_DOUBT, LINE_INPUTS};
 pub use screen::{Screen, Screened};
 
 /// How a kernel wants matrices.

@@ -1,6 +1,6 @@
 //! The largest output of a matrix, most of whose outputs are not computed.
 
-use pageformer_card::matrix::{RECORD_BYTES, TILE_OUTPUTS};
+use pageformer_card::matrix::{RECORD_BYTES, TILE_INPUTS, TILE_OUTPUTS, TILES_PER_GROUP};
 use pageformer_card::{CELL_BYTES, MatrixDims, PAGE_BYTES, Page};
 use pageformer_vram::{Card, Vram};
 
@@ -20,8 +20,10 @@ const LOOK: usize = 64;
 /// computing all outputs together.
 const FEW: usize = 16;
 
-/// Row-blocks that are asked for together.
+/// Row-blocks that are asked for, and computed, together, at most.
 const ASK: usize = 16;
+/// Bytes of the cells of [`TILES_PER_GROUP`] tiles.
+const CELLS: usize = TILES_PER_GROUP * TILE_OUTPUTS * TILE_INPUTS;
 
 /// The first of the largest outputs of `matrix`, of one position; `None` if it has to be found otherwise. `bounds` is memory for a number for each row-block.
 ///
@@ -50,21 +52,24 @@ pub(crate) fn largest<C: Card>(
         return Ok(None);
     }
     let (mut most, mut best) = (f32::NEG_INFINITY, 0);
-    let mut compute = |block: usize| {
-        let y = row_block(matrix, pages, block, kernel, x);
-        for (output, y) in (block * TILE_OUTPUTS..outputs).zip(y) {
-            if !y.is_finite() {
-                return Err(Error::NotFinite(matrix.tensor));
-            }
-            if y > most || (y == most && output < best) {
-                (most, best) = (y, output);
+    let mut cells = [0; CELLS];
+    let mut compute = |blocks: &[usize]| {
+        let y = row_blocks(matrix, pages, blocks, kernel, x, &mut cells);
+        for (block, y) in blocks.iter().zip(y) {
+            for (output, y) in (block * TILE_OUTPUTS..outputs).zip(y) {
+                if !y.is_finite() {
+                    return Err(Error::NotFinite(matrix.tensor));
+                }
+                if y > most || (y == most && output < best) {
+                    (most, best) = (y, output);
+                }
             }
         }
         Ok(most)
     };
     // Behind the likeliest, few others can be larger.
     let first = kernel.compute().argmax(bounds);
-    let least = compute(first)?;
+    let least = compute(&[first])?;
     // NaN would be no bound.
     let is_below = |bound: &f32| *bound < least;
     let count = bounds.iter().map(|bound| u32::from(!is_below(bound))).sum::<u32>() as usize;
@@ -77,9 +82,10 @@ pub(crate) fn largest<C: Card>(
         .filter(|(block, bound)| *block != first && !is_below(bound));
     // They lie anywhere, so each would be waited for alone.
     let mut some = [0; ASK];
+    let together = ASK.min(TILES_PER_GROUP / matrix.dims.segments() as usize);
     loop {
         let mut found = 0;
-        for (place, (block, _)) in some.iter_mut().zip(&mut reaching) {
+        for (place, (block, _)) in some.iter_mut().take(together).zip(&mut reaching) {
             *place = block;
             found += 1;
             for (record, cells) in places(matrix, pages, block) {
@@ -90,9 +96,7 @@ pub(crate) fn largest<C: Card>(
         if found == 0 {
             return Ok(Some(best));
         }
-        for block in some.iter().take(found) {
-            compute(*block)?;
-        }
+        compute(some.get(..found).unwrap_or(&[]))?;
     }
 }
 
@@ -127,24 +131,31 @@ fn bound(
     compute.screen(screen, 0..screen.bundles(), &x, bounds).then_some(())
 }
 
-/// Four outputs, as those of a matrix that has no others.
-fn row_block(
+/// The outputs of some row-blocks, no more than [`ASK`] and [`TILES_PER_GROUP`] tiles, as those of a matrix that has no others. `cells` is memory for theirs.
+fn row_blocks(
     matrix: &MatrixPages,
     pages: &[Page],
-    block: usize,
+    blocks: &[usize],
     kernel: Kernel,
     x: Input<'_>,
-) -> [f32; TILE_OUTPUTS] {
-    let dims = MatrixDims { outputs: TILE_OUTPUTS as u32, ..matrix.dims };
-    let (mut records, mut y) = ([0; PAGE_BYTES], [0.0; TILE_OUTPUTS]);
-    for (record, (from, _)) in records.chunks_mut(RECORD_BYTES).zip(places(matrix, pages, block)) {
-        if from.len() == record.len() {
-            record.copy_from_slice(from);
+    cells: &mut [u8; CELLS],
+) -> [[f32; TILE_OUTPUTS]; ASK] {
+    let (mut records, mut y) = ([0; PAGE_BYTES], [[0.0; TILE_OUTPUTS]; ASK]);
+    let mut free = &mut cells[..];
+    let tiles = blocks.iter().flat_map(|block| places(matrix, pages, *block));
+    for (to, (record, cells)) in records.chunks_mut(RECORD_BYTES).zip(tiles) {
+        let Some((here, later)) = core::mem::take(&mut free).split_at_mut_checked(cells.len()) else { break };
+        if to.len() == record.len() {
+            to.copy_from_slice(record);
         }
+        here.copy_from_slice(cells);
+        free = later;
     }
-    let mut product = GroupProduct::new(&dims, 0, &records, x, (&mut y, TILE_OUTPUTS));
-    for (_, cells) in places(matrix, pages, block) {
-        product.feed(kernel, cells);
+    let used = CELLS - free.len();
+    let outputs = blocks.len().min(ASK) * TILE_OUTPUTS;
+    let dims = MatrixDims { outputs: outputs as u32, ..matrix.dims };
+    if let Some(y) = y.as_flattened_mut().get_mut(..outputs) {
+        GroupProduct::new(&dims, 0, &records, x, (y, outputs)).feed(kernel, &cells[..used]);
     }
     y
 }

@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use super::prepacked::HALVES;
 use super::sums::Sums;
-use crate::kernels::prepacked::{BUNDLE, DOUBT, LANES, LEAST_DOUBT, LINE_INPUTS, Screen, Screened};
+use crate::kernels::prepacked::{AHEAD, BUNDLE, DOUBT, LANES, LEAST_DOUBT, LINE_INPUTS, Screen, Screened};
 
 /// Lines whose sums fit an i16: each adds at most 2 · 2 · 15 · 128.
 const LINES: usize = 4;
@@ -18,7 +18,7 @@ pub(super) fn screen<S: Sums>(
     x: &Screened<'_>,
     bounds: &mut [f32],
 ) -> bool {
-    let Some((mut lines, mut rests)) = screen.begin(&bundles, x, bounds) else { return false };
+    let Some(mut lines) = screen.begin(&bundles, x, bounds) else { return false };
     let (half, ones) = (_mm256_set1_epi8(0x0F), _mm256_set1_epi16(1));
     let (doubt, least, sign) = (_mm256_set1_ps(DOUBT), _mm256_set1_ps(LEAST_DOUBT), _mm256_set1_ps(-0.0));
     let upper = _mm256_set1_epi32(0xFFFF << 16);
@@ -34,6 +34,9 @@ pub(super) fn screen<S: Sums>(
                         // SAFETY: for each segment of a bundle, a line for each group and eight inputs.
                         let weights = unsafe {
                             let line = lines.wrapping_add(line * BUNDLE).cast::<__m256i>();
+                            if part % HALVES == 0 {
+                                _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(part + AHEAD * HALVES).cast());
+                            }
                             _mm256_load_si256(line.wrapping_add(part))
                         };
                         let [low, high] = [[x[0], x[1], x[2], x[3]], [x[4], x[5], x[6], x[7]]].map(four);
@@ -55,7 +58,7 @@ pub(super) fn screen<S: Sums>(
             }
             for (part, (sum, most)) in sums.into_iter().zip(&mut most).enumerate() {
                 // SAFETY: for each segment of a bundle, the rest for each group.
-                let rest = unsafe { _mm256_load_si256(rests.cast::<__m256i>().wrapping_add(part)) };
+                let rest = unsafe { _mm256_load_si256(lines.cast::<__m256i>().wrapping_add(part)) };
                 let scales = _mm256_castsi256_ps(_mm256_and_si256(rest, upper));
                 let lengths = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(rest));
                 let scales = _mm256_mul_ps(_mm256_set1_ps(scale), scales);
@@ -65,7 +68,7 @@ pub(super) fn screen<S: Sums>(
                 let doubt = _mm256_mul_ps(_mm256_andnot_ps(sign, about), doubt);
                 *most = _mm256_add_ps(*most, _mm256_add_ps(bound, doubt));
             }
-            rests = rests.wrapping_add(BUNDLE);
+            lines = lines.wrapping_add(BUNDLE);
         }
         for (bounds, most) in bounds.chunks_mut(LANES / HALVES).zip(most) {
             // A lane is a row-block.

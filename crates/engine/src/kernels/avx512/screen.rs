@@ -3,12 +3,12 @@
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-use crate::kernels::prepacked::{BUNDLE, DOUBT, LANES, LEAST_DOUBT, LINE_INPUTS, Screen, Screened};
+use crate::kernels::prepacked::{AHEAD, BUNDLE, DOUBT, LANES, LEAST_DOUBT, LINE_INPUTS, Screen, Screened};
 
 /// [`screen`](crate::kernels::Compute::screen).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,bmi1,bmi2,popcnt")]
 pub(super) fn screen(screen: &Screen, bundles: Range<usize>, x: &Screened<'_>, bounds: &mut [f32]) -> bool {
-    let Some((mut lines, mut rests)) = screen.begin(&bundles, x, bounds) else { return false };
+    let Some(mut lines) = screen.begin(&bundles, x, bounds) else { return false };
     let half = _mm512_set1_epi8(0x0F);
     let (doubt, least) = (_mm512_set1_ps(DOUBT), _mm512_set1_ps(LEAST_DOUBT));
     let upper = _mm512_set1_epi32(0xFFFF << 16);
@@ -23,6 +23,7 @@ pub(super) fn screen(screen: &Screen, bundles: Range<usize>, x: &Screened<'_>, b
                 for sum in &mut sums {
                     // SAFETY: for each segment of a bundle, a line for each group and eight inputs.
                     let weights = unsafe { _mm512_load_si512(lines.cast()) };
+                    _mm_prefetch::<_MM_HINT_T0>(lines.wrapping_add(AHEAD).cast());
                     lines = lines.wrapping_add(1);
                     *sum = _mm512_dpbusd_epi32(*sum, _mm512_and_si512(weights, half), low);
                     let weights = _mm512_and_si512(_mm512_srli_epi16::<4>(weights), half);
@@ -31,8 +32,8 @@ pub(super) fn screen(screen: &Screen, bundles: Range<usize>, x: &Screened<'_>, b
             }
             for (sum, most) in sums.into_iter().zip(&mut most) {
                 // SAFETY: for each segment of a bundle, the rest for each group.
-                let rest = unsafe { _mm512_load_si512(rests.cast()) };
-                rests = rests.wrapping_add(1);
+                let rest = unsafe { _mm512_load_si512(lines.cast()) };
+                lines = lines.wrapping_add(1);
                 let scales = _mm512_castsi512_ps(_mm512_and_si512(rest, upper));
                 let lengths = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(rest));
                 let scales = _mm512_mul_ps(_mm512_set1_ps(scale), scales);

@@ -11,12 +11,14 @@ use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS};
 use pageformer_card::{CELL_BYTES, MatrixDims, Page, bf16};
 
 use super::pack::{Tile, tiles_of};
-use super::{BUNDLE, LANES, Line, Lines, OUTPUTS};
+use super::{BUNDLE, LANES, Line, Lines};
 use crate::kernels::scalar::CELL_INPUTS;
 use crate::kernels::{Input, Kernel};
 
 /// Most segments of a row.
 pub(super) const SEGMENTS: usize = 8;
+/// Lines that are asked for so many lines ahead: while a bundle's bounds are made of its sums, nothing else is read.
+pub(crate) const AHEAD: usize = 64;
 /// Inputs of a line: a byte's lower half is of the first cell, its upper half of the second.
 pub(crate) const LINE_INPUTS: usize = 8;
 /// By how much f32 may be wrong, of an estimate or a bound: some 20 roundings of 2⁻²⁴ each, in the estimate, the bound and the output itself.
@@ -30,20 +32,12 @@ const LARGEST_SCALE: f32 = f32::MAX / 512.0;
 /// The upper halves of a matrix's weights.
 pub struct Screen {
     dims: MatrixDims,
-    /// For each bundle, segment and two cells, a line for each of the bundle's groups: `high + 8`, two in a byte.
+    /// For each bundle and segment: for each two cells, a line for each of the bundle's groups, `high + 8`, two in a byte; then a rest for each group.
+    /// That is a line as well, what the group's sums need to become bounds, two bf16 for each output: above, the weights' scale; below, the length of what is
+    /// left out, times that scale.
     pub(crate) lines: Lines,
-    /// For each bundle, segment and group.
-    pub(in crate::kernels) rests: Vec<Rest>,
     /// No weight's scale is larger.
     largest_scale: f32,
-}
-
-/// What a group's sums of a segment need to become bounds.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(in crate::kernels) struct Rest {
-    /// Two bf16 for each output: above, the weights' scale; below, the length of what is left out, times that scale.
-    pub outputs: [u32; OUTPUTS],
 }
 
 /// Activations that outputs are screened for.
@@ -71,41 +65,39 @@ impl Screen {
             .map(|scale| if scale.is_finite() { scale.abs() } else { f32::INFINITY })
             .fold(0.0, f32::max);
         let bundles = (dims.row_blocks() as usize).div_ceil(LANES * BUNDLE);
-        let (mut lines, mut rests) = (Vec::new(), Vec::new());
-        lines.reserve_exact(bundles * BUNDLE * cells / 2);
-        rests.reserve_exact(bundles * BUNDLE * segments);
+        let mut lines = Vec::new();
+        lines.reserve_exact(bundles * BUNDLE * (cells / 2 + segments));
         for bundle in 0..bundles {
             for segment in 0..segments {
                 let from = lines.len();
-                lines.resize(from + dims.cells_in_tile(segment as u32) as usize / 2 * BUNDLE, Line::ZERO);
+                let rests = from + dims.cells_in_tile(segment as u32) as usize / 2 * BUNDLE;
+                lines.resize(rests + BUNDLE, Line::ZERO);
                 for group in 0..BUNDLE {
-                    let mut rest = Rest { outputs: [0; OUTPUTS] };
                     for lane in 0..LANES {
                         let row_block = (bundle * BUNDLE + group) * LANES + lane;
                         let Some(tile) = tiles.get(row_block * segments + segment) else { continue };
-                        let lines = lines[from..].iter_mut().skip(group).step_by(BUNDLE);
-                        let lengths = halve(tile, lines.map(|line| &mut line.0[lane]));
-                        let outputs = rest.outputs.iter_mut().skip(lane * TILE_OUTPUTS);
+                        let of_group = lines[from..rests].iter_mut().skip(group).step_by(BUNDLE);
+                        let lengths = halve(tile, of_group.map(|line| &mut line.0[lane]));
+                        let outputs = lines[rests + group].numbers().iter_mut().skip(lane * TILE_OUTPUTS);
                         for ((of_output, scale), length) in outputs.zip(tile.record.scales).zip(lengths) {
                             let length = bf16::round_up(bf16::to_f32(scale).abs() * length);
                             *of_output = u32::from(scale) << 16 | u32::from(length);
                         }
                     }
-                    rests.push(rest);
                 }
             }
         }
-        Some(Self { dims: *dims, lines: Lines::from(lines), rests, largest_scale })
+        Some(Self { dims: *dims, lines: Lines::from(lines), largest_scale })
     }
 
     /// Bytes of memory.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&self.lines[..]) + size_of_val(&self.rests[..])
+        size_of_val(&self.lines[..])
     }
 
     /// Bundles of [`BUNDLE`] groups.
     pub(crate) fn bundles(&self) -> usize {
-        self.rests.len() / (self.dims.segments() as usize * BUNDLE)
+        (self.dims.row_blocks() as usize).div_ceil(LANES * BUNDLE)
     }
 
     /// Row-blocks of some bundles.
@@ -139,14 +131,14 @@ impl Screen {
         bundles: &Range<usize>,
         x: &Screened<'_>,
         bounds: &[f32],
-    ) -> Option<(*const Line, *const Rest)> {
+    ) -> Option<*const Line> {
         let (segments, inputs) = (self.dims.segments() as usize, self.dims.padded_inputs() as usize);
         let fits = bundles.end <= self.bundles()
             && x.values.len() == inputs
             && bounds.len() == self.row_blocks(bundles.clone()).len();
-        let lines = self.lines.as_ptr().wrapping_add(bundles.start * BUNDLE * (inputs / LINE_INPUTS));
-        let rests = self.rests.as_ptr().wrapping_add(bundles.start * BUNDLE * segments);
-        fits.then_some((lines, rests))
+        let of_bundle = BUNDLE * (inputs / LINE_INPUTS + segments);
+        let lines = self.lines.as_ptr().wrapping_add(bundles.start * of_bundle);
+        fits.then_some(lines)
     }
 }
 
