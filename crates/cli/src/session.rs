@@ -165,16 +165,66 @@ impl Generate {
 
 /// Memory for an engine, whose end is that of a line of the processor's cache.
 pub struct Buffer {
-    words: Vec<u64>,
+    words: Words,
     from: usize,
     to: usize,
+}
+
+/// Words of 8 bytes.
+enum Words {
+    Vec(Vec<u64>),
+    /// The system is asked for huge pages (2 MiB where others have 4 KiB): of a large head, row-blocks that lie anywhere are read, and to look up an
+    /// address takes as long as to read what is there.
+    #[cfg(target_os = "linux")]
+    Map(memmap2::MmapMut),
+}
+
+impl Words {
+    /// So many zeros.
+    fn zeros(len: usize) -> Self {
+        #[cfg(target_os = "linux")]
+        {
+            /// Smaller models lie in the near caches.
+            const LEAST: usize = 4 << 20;
+            if len * 8 >= LEAST
+                && let Ok(map) = memmap2::MmapMut::map_anon(len * 8)
+            {
+                // Where there are none, nothing changes.
+                let _ = map.advise(memmap2::Advice::HugePage);
+                return Self::Map(map);
+            }
+        }
+        Self::Vec(vec![0; len])
+    }
+}
+
+impl Deref for Words {
+    type Target = [u64];
+
+    fn deref(&self) -> &[u64] {
+        match self {
+            Self::Vec(words) => words,
+            #[cfg(target_os = "linux")]
+            Self::Map(map) => bytemuck::cast_slice(map),
+        }
+    }
+}
+
+impl DerefMut for Words {
+    fn deref_mut(&mut self) -> &mut [u64] {
+        match self {
+            Self::Vec(words) => words,
+            #[cfg(target_os = "linux")]
+            Self::Map(map) => bytemuck::cast_slice_mut(map),
+        }
+    }
 }
 
 /// A buffer of `bytes` bytes, rounded down to whole words.
 pub fn buffer(bytes: usize) -> Buffer {
     const LINE: usize = 64;
     let (len, more) = (bytes / 8, LINE / 8);
-    let words = vec![0; len + more];
+    let words = Words::zeros(len + more);
     // Pages are cut from the end. Vector instructions take half as long again for what lies in two lines.
     let past = (words.as_ptr().addr() + len * 8) % LINE;
     let from = (LINE - past) % LINE / 8;
