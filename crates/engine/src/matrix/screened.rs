@@ -54,7 +54,7 @@ pub(crate) fn largest<C: Card>(
     let (mut most, mut best) = (f32::NEG_INFINITY, 0);
     let mut cells = [0; CELLS];
     let mut compute = |blocks: &[usize]| {
-        let y = row_blocks(matrix, pages, blocks, kernel, x, &mut cells);
+        let Some(y) = row_blocks(matrix, pages, blocks, kernel, x, &mut cells) else { return Ok(None) };
         for (block, y) in blocks.iter().zip(y) {
             for (output, y) in (block * TILE_OUTPUTS..outputs).zip(y) {
                 if !y.is_finite() {
@@ -65,11 +65,11 @@ pub(crate) fn largest<C: Card>(
                 }
             }
         }
-        Ok(most)
+        Ok(Some((most, best)))
     };
     // Behind the likeliest, few others can be larger.
     let first = kernel.compute().argmax(bounds);
-    let least = compute(&[first])?;
+    let Some((least, mut likeliest)) = compute(&[first])? else { return Ok(None) };
     // NaN would be no bound.
     let is_below = |bound: &f32| *bound < least;
     let count = bounds.iter().map(|bound| u32::from(!is_below(bound))).sum::<u32>() as usize;
@@ -94,9 +94,10 @@ pub(crate) fn largest<C: Card>(
             }
         }
         if found == 0 {
-            return Ok(Some(best));
+            return Ok(Some(likeliest));
         }
-        compute(some.get(..found).unwrap_or(&[]))?;
+        let Some((_, best)) = compute(some.get(..found).unwrap_or(&[]))? else { return Ok(None) };
+        likeliest = best;
     }
 }
 
@@ -132,6 +133,7 @@ fn bound(
 }
 
 /// The outputs of some row-blocks, no more than [`ASK`] and [`TILES_PER_GROUP`] tiles, as those of a matrix that has no others. `cells` is memory for theirs.
+/// `None` if that is too small, or pages are missing.
 fn row_blocks(
     matrix: &MatrixPages,
     pages: &[Page],
@@ -139,25 +141,22 @@ fn row_blocks(
     kernel: Kernel,
     x: Input<'_>,
     cells: &mut [u8; CELLS],
-) -> [[f32; TILE_OUTPUTS]; ASK] {
+) -> Option<[[f32; TILE_OUTPUTS]; ASK]> {
     let (mut records, mut y) = ([0; PAGE_BYTES], [[0.0; TILE_OUTPUTS]; ASK]);
-    let mut free = &mut cells[..];
-    let tiles = blocks.iter().flat_map(|block| places(matrix, pages, *block));
-    for (to, (record, cells)) in records.chunks_mut(RECORD_BYTES).zip(tiles) {
-        let Some((here, later)) = core::mem::take(&mut free).split_at_mut_checked(cells.len()) else { break };
-        if to.len() == record.len() {
-            to.copy_from_slice(record);
-        }
-        here.copy_from_slice(cells);
-        free = later;
+    let (mut used, mut places_of_records) = (0, records.chunks_mut(RECORD_BYTES));
+    for (record, of_tile) in blocks.iter().flat_map(|block| places(matrix, pages, *block)) {
+        places_of_records.next().filter(|to| to.len() == record.len())?.copy_from_slice(record);
+        cells.get_mut(used..used + of_tile.len())?.copy_from_slice(of_tile);
+        used += of_tile.len();
     }
-    let used = CELLS - free.len();
-    let outputs = blocks.len().min(ASK) * TILE_OUTPUTS;
+    let outputs = blocks.len() * TILE_OUTPUTS;
     let dims = MatrixDims { outputs: outputs as u32, ..matrix.dims };
-    if let Some(y) = y.as_flattened_mut().get_mut(..outputs) {
-        GroupProduct::new(&dims, 0, &records, x, (y, outputs)).feed(kernel, &cells[..used]);
+    if used as u64 != dims.cells() * CELL_BYTES as u64 {
+        return None;
     }
-    y
+    let of_blocks = y.as_flattened_mut().get_mut(..outputs)?;
+    GroupProduct::new(&dims, 0, &records, x, (of_blocks, outputs)).feed(kernel, cells.get(..used)?);
+    Some(y)
 }
 
 /// Of each segment of a row-block, the record and the cells.

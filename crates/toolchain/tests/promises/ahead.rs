@@ -235,7 +235,7 @@ fn reading_ahead_hides_the_shorter_of_reading_and_computing() {
         let boards = ["esp32s3", "rp2040"].map(|name| boards::board(name).unwrap());
         let cases = buses.flat_map(|bus| boards.map(|board| (bus, board)));
         let work = work(&card);
-        // Five sizes of RAM, and four in which only a few pages are streamed.
+        // Five sizes of RAM, and four about that of the whole tape, where few pages are streamed, or none.
         let rams = (0..5).map(|part| least + (most - least) * part / 5);
         let rams = rams.chain([1, 4, 9, 16].map(|part| (most + (8 << 10)).saturating_sub(part * (2 << 10))));
         let rams: Vec<_> = rams.enumerate().filter(|(_, ram)| *ram >= least).collect();

@@ -42,7 +42,7 @@ fn the_same_to_the_bit_for_every_kind_of_model() {
 #[test]
 fn the_most_likely_token_is_that_of_the_largest_logit() {
     let two = Threads::new(2).unwrap();
-    // Rows of one, two and three segments; the last of them in parts of groups.
+    // Rows of one, two, three and more segments; some of them in parts of groups.
     let shapes = [
         (136, 31_003, Rows::Repeated(2)),
         (288, 16_001, Rows::Repeated(2)),
@@ -50,13 +50,17 @@ fn the_most_likely_token_is_that_of_the_largest_logit() {
         (288, 16_001, Rows::Repeated(16_001)),
         (136, 31_003, Rows::Close),
         (288, 16_001, Rows::Close),
+        // Of such rows, fewer than 16 fit the memory in which they are computed together.
+        (776, 5_447, Rows::Close),
+        (1288, 4_099, Rows::Close),
+        (2040, 2_062, Rows::Close),
     ];
     for (seed, (width, vocab, rows)) in (0..).zip(shapes) {
         let shape = Shape {
             n_layers: 1,
             d_model: width,
             vocab,
-            tied_embeddings: width != 288,
+            tied_embeddings: ![288, 776, 1288, 2040].contains(&width),
             ..shape(Norm::Rms, Mlp::SwiGlu, [2, 1])
         };
         let mut model = random_model(shape, seed);
@@ -119,7 +123,9 @@ fn the_most_likely_token_is_that_of_the_largest_logit() {
                     tokens.insert(likely);
                     token = ((u32::from(likely) + 1) * 7919 % vocab) as u16;
                 }
-                assert!(tokens.len() > 5 || matches!(rows, Rows::Repeated(3..)), "{tokens:?} tell little");
+                // Wide rows hardly depend on what was said before.
+                let few = if width > 520 { 1 } else { 5 };
+                assert!(tokens.len() > few || matches!(rows, Rows::Repeated(3..)), "{tokens:?} tell little");
             }
         }
     }

@@ -133,10 +133,11 @@ impl Screen {
         bounds: &[f32],
     ) -> Option<*const Line> {
         let (segments, inputs) = (self.dims.segments() as usize, self.dims.padded_inputs() as usize);
+        let of_bundle = BUNDLE * (inputs / LINE_INPUTS + segments);
         let fits = bundles.end <= self.bundles()
+            && bundles.end * of_bundle <= self.lines.len()
             && x.values.len() == inputs
             && bounds.len() == self.row_blocks(bundles.clone()).len();
-        let of_bundle = BUNDLE * (inputs / LINE_INPUTS + segments);
         let lines = self.lines.as_ptr().wrapping_add(bundles.start * of_bundle);
         fits.then_some(lines)
     }
