@@ -17,7 +17,7 @@ use crate::kernels::{Input, Kernel};
 
 /// Most segments of a row.
 pub(super) const SEGMENTS: usize = 8;
-/// Lines that are asked for so many lines ahead: while a bundle's bounds are made of its sums, nothing else is read.
+/// How many lines ahead each is asked for: while a bundle's bounds are made of its sums, nothing else is read.
 pub(crate) const AHEAD: usize = 64;
 /// Inputs of a line: a byte's lower half is of the first cell, its upper half of the second.
 pub(crate) const LINE_INPUTS: usize = 8;
