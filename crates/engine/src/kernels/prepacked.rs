@@ -22,6 +22,14 @@
 //!   Where two cells are left, the last step has the first two of these lines, and each cell twice. Row-blocks that keep about as many
 //!   cells go together. Where a register has all activations of a row, two groups go side by side: they share a line of places and a number of
 //!   lines, and do not wait for each other.
+//! - **Sparse, in pairs**, for kernels to which permutations are dear: each row-block goes through its own kept cells, two at a time. A register has both, with
+//!   four outputs each, and its activations are the same eight bytes over and over: those of two cells, which are in a table of all *pairs* of cells that are near
+//!   enough to each other. The table is made once for a segment of activations.
+//!
+//!   ```text
+//!   activations        x of cell 0   x of cell 1   x of cell 0   x of cell 1   | the same again
+//!   line, weights of   0, output 0   1, output 1   0, output 2   1, output 3   | 0, output 1   1, output 0   0, output 3   1, output 2
+//!   ```
 //!
 //! What is packed gives the same bits: sums of integers are exact, and the scales, one for each tile, are applied as everywhere.
 // Elsewhere no kernel wants matrices packed, but the types are there for whoever implements [`super::Compute`].
@@ -62,6 +70,8 @@ pub(super) enum Window {
     Segment,
     /// [`WINDOW_CELLS`] of the row.
     Sliding,
+    /// Two cells, the second at most [`REACH`] behind the first. There are no steps, but pairs.
+    Pairs,
 }
 
 /// Row-blocks of a group: a register's 128-bit parts.
@@ -92,6 +102,12 @@ pub(super) const SHORT_PLACES_BITS: usize = 4;
 pub(super) const STEP: usize = 4;
 /// Lines of a last step that has no more than so many cells of a lane.
 pub(super) const LAST: usize = 2;
+/// How far behind the first cell of a pair the second can be. Of what is kept at random, half of all, 15 cells in 16 have the next one so near.
+pub(super) const REACH: usize = 4;
+/// Pairs of a segment's cells.
+pub(super) const PAIRS: usize = TILE_INPUTS / CELL_INPUTS * REACH;
+/// Lines of a group's pairs: two row-blocks each.
+pub(super) const PAIR_LINES: usize = 2;
 
 /// A register of what kernels go through. Most are weights, `[lane][output][input]`; others are 16 numbers of 32 bits, each for an output of a group:
 ///
@@ -132,7 +148,7 @@ pub struct Prepacked {
     groups: usize,
     pub(super) parts: Vec<Part>,
     /// Sparse: for each group and segment, a finish, and the lines of its steps; where windows do not slide, places in front of the lines that they are
-    /// for. Short rows: for each pair of groups, places, two finishes, and for each step the lines of one and of the other. Dense: for each part,
+    /// for. Pairs: for each part and segment, for each group a finish and the [`PAIR_LINES`] of its first pairs, second pairs and so on. Short rows: for each pair of groups, places, two finishes, and for each step the lines of one and of the other. Dense: for each part,
     /// segment and bundle, a finish for each group, then for each cell a line for each group.
     pub(crate) lines: Lines,
     /// Only where cells are missing.
@@ -147,7 +163,7 @@ pub(super) struct Part {
     pub outputs: usize,
     /// In `lines`.
     pub line: usize,
-    /// In `windows`.
+    /// In `windows`, or in `pairs`.
     pub step: usize,
     /// In `counts`.
     pub count: usize,
@@ -163,10 +179,20 @@ pub(super) struct Sparse {
     /// For each of these, where in the window the activations of a register are. A place that is 8 or more has the byte's highest bit set, too.
     pub places: Vec<[u8; OUTPUTS]>,
     /// Lines of each group and segment: [`STEP`] for each step, but [`LAST`] for the last one if that is enough. Of each of a pair of groups with short
-    /// rows, whose last step may have one line, too.
+    /// rows, whose last step may have one line, too. Pairs: how many each lane has in a part, a segment and a group, at least one.
     pub counts: Vec<u16>,
     /// For each group, the first output of each lane's row-block, counted within the part. Where a group has fewer, the last one is there again.
+    /// Pairs: for each part, segment and group; row-blocks are in another order in each segment.
     pub outputs: Vec<[u32; LANES]>,
+    /// Pairs: which one of a segment's each lane has, as [`place_of_pair`] says.
+    pub pairs: Vec<[u8; LANES]>,
+}
+
+/// Where in a segment's table the pair of `cell` and the one `apart` behind it is (1 to [`REACH`]). So come pairs out of registers of eight cells, of which those of
+/// either half are put between each other.
+pub(super) fn place_of_pair(cell: usize, apart: usize) -> u8 {
+    const EIGHT: [usize; 8] = [0, 1, 4, 5, 2, 3, 6, 7];
+    ((cell / EIGHT.len() * REACH + apart - 1) * EIGHT.len() + EIGHT[cell % EIGHT.len()]) as u8
 }
 
 impl Prepacked {
@@ -177,6 +203,7 @@ impl Prepacked {
                 + size_of_val(&sparse.places[..])
                 + size_of_val(&sparse.counts[..])
                 + size_of_val(&sparse.outputs[..])
+                + size_of_val(&sparse.pairs[..])
         });
         size_of_val(&self.lines[..]) + sparse
     }
@@ -309,6 +336,7 @@ pub(super) struct Cursor<'a> {
     pub windows: *const u32,
     pub places: *const [u8; OUTPUTS],
     pub counts: *const u16,
+    pub pairs: *const [u8; LANES],
     /// First outputs of each group's lanes.
     pub outputs: &'a [[u32; LANES]],
 }
@@ -325,12 +353,14 @@ impl Job<'_> {
     #[inline(always)]
     pub fn cursor<'a>(&self, kept: &'a Sparse) -> Cursor<'a> {
         let Part { groups, line, step, count, group, .. } = *self.part;
+        let orders = if self.packed.packing.window == Window::Pairs { self.segments } else { 1 };
         Cursor {
             lines: self.packed.lines.as_ptr().wrapping_add(line),
             windows: kept.windows.as_ptr().wrapping_add(step),
             places: kept.places.as_ptr().wrapping_add(step),
             counts: kept.counts.as_ptr().wrapping_add(count),
-            outputs: kept.outputs.get(group..group + groups).unwrap_or(&[]),
+            pairs: kept.pairs.as_ptr().wrapping_add(step),
+            outputs: kept.outputs.get(group..group + orders * groups).unwrap_or(&[]),
         }
     }
 

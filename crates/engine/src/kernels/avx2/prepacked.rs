@@ -3,6 +3,8 @@
 //! Where `vpdpbusd` is there, activations go in as `x + 128` and weights with their sign. `maddubs` is not exact for such: there, one of the two
 //! goes in as a magnitude, and its sign to the other.
 
+mod pairs;
+
 use core::arch::x86_64::*;
 use core::ops::Range;
 
@@ -15,12 +17,11 @@ use crate::kernels::prepacked::{
 
 /// How these kernels want matrices. A weight of −128 has no negative.
 pub(super) const fn packing<S: Sums>() -> Packing {
-    Packing { least: -127, sparse: 70, window: Window::Sliding }
-}
-
-/// What activations are flipped by.
-const fn flip<S: Sums>() -> u8 {
-    if S::ANY { 0x80 } else { 0 }
+    if S::ANY {
+        Packing { least: -127, sparse: 70, window: Window::Sliding }
+    } else {
+        Packing { least: -127, sparse: 70, window: Window::Pairs }
+    }
 }
 
 /// Registers of a line: lanes 0 and 1, and lanes 2 and 3.
@@ -41,6 +42,8 @@ pub(super) fn multiply<S: Sums>(
             match (job.positions, &packed.sparse) {
                 (1, None) => dense::<S, 1>(job),
                 (_, None) => dense::<S, 2>(job),
+                (1, Some(kept)) if !S::ANY => pairs::pairs::<1>(job, kept),
+                (_, Some(kept)) if !S::ANY => pairs::pairs::<2>(job, kept),
                 (1, Some(kept)) if job.stride <= WINDOW => sparse::<S, 1, true>(job, kept),
                 (1, Some(kept)) => sparse::<S, 1, false>(job, kept),
                 (_, Some(kept)) => sparse::<S, 2, false>(job, kept),
@@ -184,10 +187,11 @@ unsafe fn negatives<S: Sums>(x: *const i8, cells: usize) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
 unsafe fn eight_cells(x: *const i8, cells: usize) -> __m256i {
-    let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    let there = _mm256_cmpgt_epi32(_mm256_set1_epi32(cells.min(8) as i32), numbers);
-    // SAFETY: the caller's word.
-    unsafe { _mm256_maskload_epi32(x.cast(), there) }
+    /// From the eighth last cell on, the ones of those that are there, and zeros.
+    const THERE: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+    let there = THERE.as_ptr().wrapping_add(8 - cells.min(8)).cast();
+    // SAFETY: eight numbers; the caller's word.
+    unsafe { _mm256_maskload_epi32(x.cast(), _mm256_loadu_si256(there)) }
 }
 
 /// Where a group's sums begin.
@@ -223,7 +227,7 @@ unsafe fn products(x_scale: f32, finish: *const Line, sums: [__m256i; HALVES]) -
     })
 }
 
-/// `ONE`: there is one window only.
+/// With `vpdpbusd`; other kernels have [`pairs`]. `ONE`: there is one window only.
 ///
 /// # Safety
 /// AVX2; the job has `B` positions.
@@ -236,7 +240,7 @@ unsafe fn sparse<S: Sums, const B: usize, const ONE: bool>(job: &Job<'_>, kept: 
     // SAFETY: for each group of a part and each segment there are a finish and a number of lines; as many lines, and a window and places for each step
     // of these. Windows are within the inputs, of which the job has as many as it says.
     unsafe {
-        let flip = _mm256_set1_epi8(flip::<S>() as i8);
+        let flip = _mm256_set1_epi8(-128);
         let only: [[__m256i; 2]; B] = core::array::from_fn(|b| {
             [0, 8].map(|first| {
                 let cells = if ONE { (job.stride / 4).saturating_sub(first) } else { 0 };
@@ -313,14 +317,12 @@ unsafe fn step<S: Sums, const LINES: usize>(
     x: [__m256i; HALVES],
     sums: &mut [[__m256i; STEP]; HALVES],
 ) {
-    let magnitudes = x.map(|x| if S::ANY { x } else { _mm256_abs_epi8(x) });
     let [low, high] = sums;
     for (low, high) in low.iter_mut().zip(high).take(LINES) {
         for (half, sum) in [low, high].into_iter().enumerate() {
             // SAFETY: the caller's word.
             let weights = unsafe { _mm256_load_si256(lines.cast::<__m256i>().add(half)) };
-            let signed = if S::ANY { weights } else { _mm256_sign_epi8(weights, x[half]) };
-            *sum = S::add_bytes(*sum, magnitudes[half], signed);
+            *sum = S::add_bytes(*sum, x[half], weights);
         }
         *lines = lines.wrapping_add(1);
     }

@@ -6,8 +6,8 @@ use pageformer_card::matrix::{TILE_INPUTS, TILE_OUTPUTS, TILES_PER_GROUP, TileRe
 use pageformer_card::{CELL_BYTES, CELLS_PER_PAGE, MatrixDims, Page};
 
 use super::{
-    BUNDLE, LANES, LAST, Line, Lines, OUTPUTS, PAIR, PART, PART_LINES, PLACES_BITS, PLACES_STEPS, Packing,
-    Part, Prepacked, SHORT_PLACES_BITS, STEP, Sparse, WINDOW_CELLS, Window,
+    BUNDLE, LANES, LAST, Line, Lines, OUTPUTS, PAIR, PAIR_LINES, PART, PART_LINES, PLACES_BITS, PLACES_STEPS,
+    Packing, Part, Prepacked, REACH, SHORT_PLACES_BITS, STEP, Sparse, WINDOW_CELLS, Window, place_of_pair,
 };
 use crate::kernels::Kernel;
 use crate::kernels::scalar::CELL_INPUTS;
@@ -114,15 +114,32 @@ impl Prepacked {
         let rows = packed.groups * LANES;
         for first in (0..row_blocks).step_by(rows) {
             let last = (first + rows).min(row_blocks);
-            let begin = (sparse.windows.len(), sparse.counts.len());
+            // One of the two is empty.
+            let begin = (sparse.windows.len().max(sparse.pairs.len()), sparse.counts.len());
             let together = if packed.is_short() { PAIR } else { 1 };
             let here = (last - first).div_ceil(LANES).next_multiple_of(together);
-            packed.begin_part(first / LANES, here, begin);
+            packed.begin_part(sparse.outputs.len(), here, begin);
             let row = |row: usize| tiles.get(row * segments..(row + 1) * segments).unwrap_or(&[]);
-            let mut order: Vec<usize> = (first..last).collect();
-            order.sort_by_key(|at| row(*at).iter().map(|tile| tile.cells.len()).sum::<usize>());
-            // Whoever is there twice gives the same outputs twice.
-            order.resize(here * LANES, order[order.len() - 1]);
+            // The part's row-blocks, and those behind them that make groups full: whoever is there twice gives the same outputs twice.
+            let groups_by = |kept: &dyn Fn(usize) -> usize| {
+                let mut order: Vec<usize> = (first..last).collect();
+                order.sort_by_key(|at| kept(*at));
+                order.resize(here * LANES, order[order.len() - 1]);
+                order
+            };
+            let outputs_of = |lanes: &[usize; LANES]| lanes.map(|row| ((row - first) * TILE_OUTPUTS) as u32);
+            if packing.window == Window::Pairs {
+                for segment in 0..segments {
+                    let tile = |at: usize| row(at).get(segment);
+                    let order = groups_by(&|at| tile(at).map_or(0, |tile| pairs(tile.record.mask).count()));
+                    for lanes in order.as_chunks().0 {
+                        packed.pairs_of(lanes.map(tile), &mut sparse);
+                        sparse.outputs.push(outputs_of(lanes));
+                    }
+                }
+                continue;
+            }
+            let order = groups_by(&|at| row(at).iter().map(|tile| tile.cells.len()).sum());
             let (groups, _) = order.as_chunks::<LANES>();
             if packed.is_short() {
                 for pair in groups.as_chunks::<PAIR>().0 {
@@ -135,10 +152,32 @@ impl Prepacked {
                     }
                 }
             }
-            let output = |row: usize| ((row - first) * TILE_OUTPUTS) as u32;
-            sparse.outputs.extend(groups.iter().map(|lanes| lanes.map(output)));
+            sparse.outputs.extend(groups.iter().map(outputs_of));
         }
         Self { sparse: Some(sparse), ..packed }
+    }
+
+    /// The pairs of a group in a segment.
+    fn pairs_of(&mut self, tiles: [Option<&Tile<'_>>; LANES], sparse: &mut Sparse) {
+        self.lines.own.push(finish_of(tiles));
+        let mut lanes = tiles.map(|tile| {
+            let (mask, cells) = tile.map_or((0, &[][..]), |tile| (tile.record.mask, tile.cells));
+            (pairs(mask), cells.iter())
+        });
+        let count = lanes.iter().map(|(pairs, _)| pairs.clone().count()).max().unwrap_or(0).max(1);
+        for _ in 0..count {
+            let mut places = [0; LANES];
+            let mut lines = [Line::ZERO; PAIR_LINES];
+            let registers = lines.iter_mut().flat_map(|line| line.0.as_chunks_mut().0);
+            for (((pairs, cells), place), register) in lanes.iter_mut().zip(&mut places).zip(registers) {
+                let Some((cell, apart)) = pairs.next() else { continue };
+                *place = place_of_pair(cell, apart.unwrap_or(1));
+                *register = register_of(cells.next(), apart.and_then(|_| cells.next()));
+            }
+            sparse.pairs.push(places);
+            self.lines.own.extend(lines);
+        }
+        sparse.counts.push(count as u16);
     }
 
     /// The steps of a group in a segment.
@@ -149,11 +188,13 @@ impl Prepacked {
             ones(mask).map(|cell| segment * SEGMENT_CELLS + cell).zip(cells).peekable()
         });
         let last_window = (self.inputs.1 / CELL_INPUTS).saturating_sub(WINDOW_CELLS);
+        let sliding = self.packing.window == Window::Sliding;
         let (mut steps, mut count, mut places_at) = (0, 0, 0);
         while let Some(first) = lanes.iter_mut().filter_map(|lane| Some(lane.peek()?.0)).min() {
-            let (window, cells_of_window) = match self.packing.window {
-                Window::Sliding => (first.min(last_window), WINDOW_CELLS),
-                Window::Segment => (segment * SEGMENT_CELLS, SEGMENT_CELLS),
+            let (window, cells_of_window) = if sliding {
+                (first.min(last_window), WINDOW_CELLS)
+            } else {
+                (segment * SEGMENT_CELLS, SEGMENT_CELLS)
             };
             let cells = lanes
                 .each_mut()
@@ -161,19 +202,16 @@ impl Prepacked {
             let is_last = lanes.iter_mut().all(|lane| lane.peek().is_none());
             let lines = if is_last && cells.iter().all(|cells| cells[LAST].is_none()) { LAST } else { STEP };
             let (step, places) = step_of(cells, window, lines);
-            match self.packing.window {
-                Window::Sliding => {
-                    sparse.windows.push(window as u32);
-                    sparse.places.push(places.map(|place| place | (place & 8) << 4));
+            if sliding {
+                sparse.windows.push(window as u32);
+                sparse.places.push(places.map(|place| place | (place & 8) << 4));
+            } else {
+                if steps % PLACES_STEPS == 0 {
+                    places_at = self.lines.len();
+                    self.lines.own.push(Line::ZERO);
                 }
-                Window::Segment => {
-                    if steps % PLACES_STEPS == 0 {
-                        places_at = self.lines.len();
-                        self.lines.own.push(Line::ZERO);
-                    }
-                    for (of_steps, place) in self.lines.own[places_at].numbers().iter_mut().zip(places) {
-                        *of_steps |= u32::from(place) << (PLACES_BITS * (steps % PLACES_STEPS));
-                    }
+                for (of_steps, place) in self.lines.own[places_at].numbers().iter_mut().zip(places) {
+                    *of_steps |= u32::from(place) << (PLACES_BITS * (steps % PLACES_STEPS));
                 }
             }
             steps += 1;
@@ -212,6 +250,30 @@ impl Prepacked {
         }
         sparse.counts.push(count as u16);
     }
+}
+
+/// A row-block's pairs of cells: the first one, and how far behind it the second is, if there is one that near.
+fn pairs(mask: u64) -> impl Iterator<Item = (usize, Option<usize>)> + Clone {
+    let mut cells = ones(mask).peekable();
+    core::iter::from_fn(move || {
+        let cell = cells.next()?;
+        Some((cell, cells.next_if(|second| second - cell <= REACH).map(|second| second - cell)))
+    })
+}
+
+/// The weights of a pair of cells: in the second half of the register, outputs are turned against those of the first.
+fn register_of(first: Option<&[u8; CELL_BYTES]>, second: Option<&[u8; CELL_BYTES]>) -> [[i8; CELL_BYTES]; 2] {
+    let mut register = [[0; CELL_BYTES]; 2];
+    for (turn, half) in register.iter_mut().enumerate() {
+        for (place, weights) in half.as_chunks_mut::<CELL_INPUTS>().0.iter_mut().enumerate() {
+            let cell = if place % 2 == 0 { first } else { second };
+            let output = place ^ turn;
+            if let Some(cell) = cell {
+                *weights = core::array::from_fn(|input| cell[output * CELL_INPUTS + input] as i8);
+            }
+        }
+    }
+    register
 }
 
 /// Which cell of a row it is, and its weights.
@@ -284,7 +346,7 @@ pub(super) fn tiles_of<'a>(
 }
 
 /// The numbers of a mask's ones, from the lowest.
-fn ones(mut mask: u64) -> impl Iterator<Item = usize> {
+fn ones(mut mask: u64) -> impl Iterator<Item = usize> + Clone {
     core::iter::from_fn(move || {
         let lowest = (mask != 0).then_some(mask.trailing_zeros() as usize);
         mask &= mask.wrapping_sub(1);
