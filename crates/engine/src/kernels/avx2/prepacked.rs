@@ -20,7 +20,7 @@ pub(super) const fn packing<S: Sums>() -> Packing {
     if S::ANY {
         Packing { least: -127, sparse: 70, window: Window::Sliding }
     } else {
-        Packing { least: -127, sparse: 70, window: Window::Pairs }
+        Packing { least: -127, sparse: 64, window: Window::Pairs }
     }
 }
 
