@@ -66,20 +66,40 @@ fn key_products<S: Sums, const N: usize>(
     scores: &mut [f32],
 ) -> [f32; N] {
     let query = cells_of::<N>(queries);
+    let cells = query.iter().map(|query| query.len()).fold(head.channels / CHANNELS, usize::min);
     let mut largest = [_mm256_set1_ps(f32::NEG_INFINITY); N];
-    blocks(0, head, scales, scores, &mut largest, |block| {
-        let mut totals = [_mm256_setzero_si256(); N];
-        for (number, cell) in block.iter().enumerate() {
-            // SAFETY: 32 bytes.
-            let cell = unsafe { _mm256_loadu_si256(cell.as_ptr().cast()) };
-            let magnitudes = _mm256_abs_epi8(cell);
-            for (total, query) in totals.iter_mut().zip(query) {
-                let q = query.get(number).map_or(_mm256_setzero_si256(), |q| eight_times(q));
-                *total = S::add_bytes(*total, magnitudes, _mm256_sign_epi8(q, cell));
-            }
+    let add = |totals: &mut [__m256i; N], cell: &Cell, query: [__m256i; N]| {
+        // SAFETY: 32 bytes.
+        let cell = unsafe { _mm256_loadu_si256(cell.as_ptr().cast()) };
+        let magnitudes = _mm256_abs_epi8(cell);
+        for (total, query) in totals.iter_mut().zip(query) {
+            *total = S::add_bytes(*total, magnitudes, _mm256_sign_epi8(query, cell));
         }
-        totals
-    });
+    };
+    if cells == 2 && head.channels == 2 * CHANNELS {
+        // These stay in registers.
+        // SAFETY: each query has two.
+        let [first, second] =
+            [0, 1].map(|number| query.map(|query| eight_times(unsafe { query.get_unchecked(number) })));
+        blocks(0, head, scales, scores, &mut largest, |block| {
+            let mut totals = [_mm256_setzero_si256(); N];
+            if let [a, b] = block {
+                add(&mut totals, a, first);
+                add(&mut totals, b, second);
+            }
+            totals
+        });
+    } else {
+        blocks(0, head, scales, scores, &mut largest, |block| {
+            let mut totals = [_mm256_setzero_si256(); N];
+            for (number, cell) in block.iter().enumerate().take(cells) {
+                // SAFETY: each query has so many.
+                let query = query.map(|query| eight_times(unsafe { query.get_unchecked(number) }));
+                add(&mut totals, cell, query);
+            }
+            totals
+        });
+    }
     largest.map(|largest| largest_of(largest))
 }
 
@@ -115,25 +135,28 @@ pub(in crate::kernels) fn blocks<const N: usize>(
     largest: &mut [__m256; N],
     sums: impl Fn(&[Cell]) -> [__m256i; N],
 ) {
-    // SAFETY: the caller has AVX2; 8 scores of 4 bytes.
+    let cells = (head.channels / CHANNELS).max(1);
+    let (keys, key_scales) = (head.keys.as_chunks().0, head.key_scales.as_chunks().0);
+    let outputs = blocks_of_mut::<N, f32>(scores);
+    let all = outputs.iter().map(|row| row.len()).fold(key_scales.len().min(keys.len() / cells), usize::min);
+    // SAFETY: the caller has AVX2. There are so many blocks of keys, of their scales and of each row's scores. Iterators over all of these, and there is
+    // hardly a register left for what they know.
     unsafe {
         let scales = scales.map(|scale| _mm256_set1_ps(scale));
         let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-        let mut outputs = blocks_of_mut::<N, f32>(scores);
-        let keys = keys_of(head).zip(head.key_scales.as_chunks().0).enumerate();
-        for (number, (block, key_scales)) in keys.skip(from) {
-            let key_scales = from_bf16(key_scales);
-            let all = outputs.iter_mut().zip(sums(block)).zip(scales).zip(&mut *largest);
-            for (((outputs, sums), scale), largest) in all {
-                let Some(output) = outputs.get_mut(number) else { continue };
-                let mut score = _mm256_mul_ps(_mm256_mul_ps(scale, key_scales), _mm256_cvtepi32_ps(sums));
+        for number in from..all {
+            let key_scales = from_bf16(key_scales.get_unchecked(number));
+            let sums = sums(keys.get_unchecked(number * cells..(number + 1) * cells));
+            for query in 0..N {
+                let scales = _mm256_mul_ps(scales[query], key_scales);
+                let mut score = _mm256_mul_ps(scales, _mm256_cvtepi32_ps(sums[query]));
                 if (number + 1) * BLOCK > head.seen {
                     let seen = _mm256_set1_epi32(head.seen.saturating_sub(number * BLOCK) as i32);
                     let seen = _mm256_castsi256_ps(_mm256_cmpgt_epi32(seen, numbers));
                     score = _mm256_blendv_ps(_mm256_set1_ps(f32::NEG_INFINITY), score, seen);
                 }
-                _mm256_storeu_ps(output.as_mut_ptr(), score);
-                *largest = _mm256_max_ps(score, *largest);
+                _mm256_storeu_ps(outputs[query].get_unchecked_mut(number).as_mut_ptr(), score);
+                largest[query] = _mm256_max_ps(score, largest[query]);
             }
         }
     }
@@ -142,19 +165,73 @@ pub(in crate::kernels) fn blocks<const N: usize>(
 #[inline]
 #[target_feature(enable = "avx2")]
 fn weigh<const N: usize>(scores: &mut [f32], most: [f32; N], value_scales: &[u16]) -> ([f32; N], [f32; N]) {
-    let most = most.map(|most| _mm256_set1_ps(most));
-    let mut sums = [_mm256_setzero_ps(); N];
-    let mut largest = [_mm256_set1_ps(f32::NEG_INFINITY); N];
-    let mut rows = blocks_of_mut::<N, f32>(scores).map(|scores| scores.iter_mut());
-    for scales in value_scales.as_chunks().0 {
-        let scales = from_bf16(scales);
-        let all = rows.iter_mut().zip(most).zip(sums.iter_mut().zip(&mut largest));
-        for ((row, most), (sum, largest)) in all {
-            let Some(scores) = row.next() else { continue };
-            weigh_block(scores, most, scales, sum, largest);
+    let mut so_far = Weighed {
+        most: most.map(|most| _mm256_set1_ps(most)),
+        sums: [_mm256_setzero_ps(); N],
+        largest: [_mm256_set1_ps(f32::NEG_INFINITY); N],
+    };
+    let (mut rows, scales) = (blocks_of_mut::<N, f32>(scores), value_scales.as_chunks().0);
+    let blocks = rows.iter().map(|row| row.len()).fold(scales.len(), usize::min);
+    let mut next = 0;
+    // SAFETY: every row has these blocks.
+    unsafe {
+        if N == 1 {
+            while next + 4 <= blocks {
+                so_far.add::<4>(&mut rows, scales, next);
+                next += 4;
+            }
+        }
+        while next + 2 <= blocks {
+            so_far.add::<2>(&mut rows, scales, next);
+            next += 2;
+        }
+        if next < blocks {
+            so_far.add::<1>(&mut rows, scales, next);
         }
     }
-    (sums.map(|sum| tree(sum)), largest.map(|largest| largest_of(largest)))
+    (so_far.sums.map(|sum| tree(sum)), so_far.largest.map(|largest| largest_of(largest)))
+}
+
+/// What [`Passes::weigh`] has found of `N` rows.
+struct Weighed<const N: usize> {
+    most: [__m256; N],
+    sums: [__m256; N],
+    largest: [__m256; N],
+}
+
+impl<const N: usize> Weighed<N> {
+    /// `M` blocks of each row, from `first` on. Their exponentials go side by side, as far as there are registers: the steps of one wait for each other, and a
+    /// processor does not look far enough ahead to begin many of the next.
+    ///
+    /// # Safety
+    /// The rows have these blocks, and there are scales for each.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn add<const M: usize>(
+        &mut self,
+        rows: &mut [&mut [[f32; BLOCK]]; N],
+        scales: &[[u16; BLOCK]],
+        first: usize,
+    ) {
+        let rows = rows.each_mut().map(|row| row.as_mut_ptr().wrapping_add(first));
+        let mut e = [[_mm256_setzero_ps(); M]; N];
+        for ((e, row), most) in e.iter_mut().zip(rows).zip(self.most) {
+            for (block, e) in e.iter_mut().enumerate() {
+                // SAFETY: the caller's word.
+                *e = _mm256_sub_ps(unsafe { _mm256_loadu_ps(row.wrapping_add(block).cast()) }, most);
+            }
+        }
+        let e = exp(e);
+        for block in 0..M {
+            // SAFETY: as above.
+            let scales = from_bf16(unsafe { scales.get_unchecked(first + block) });
+            let all = self.sums.iter_mut().zip(&mut self.largest).zip(rows).zip(&e);
+            for (((sum, largest), row), e) in all {
+                // SAFETY: as above.
+                weigh_exp(e[block], scales, unsafe { &mut *row.wrapping_add(block) }, sum, largest);
+            }
+        }
+    }
 }
 
 /// Eight scores of [`Passes::weigh`].
@@ -168,11 +245,18 @@ pub(in crate::kernels) fn weigh_block(
     largest: &mut __m256,
 ) {
     // SAFETY: 8 scores.
-    let e = exp(_mm256_sub_ps(unsafe { _mm256_loadu_ps(scores.as_ptr()) }, most));
+    let [[e]] = exp([[_mm256_sub_ps(unsafe { _mm256_loadu_ps(scores.as_ptr()) }, most)]]);
+    weigh_exp(e, scales, scores, sum, largest);
+}
+
+/// Eight scores, given their exponentials.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn weigh_exp(e: __m256, scales: __m256, scores: &mut [f32; BLOCK], sum: &mut __m256, largest: &mut __m256) {
     *sum = _mm256_add_ps(*sum, e);
     let score = _mm256_mul_ps(e, scales);
     *largest = _mm256_max_ps(score, *largest);
-    // SAFETY: as above.
+    // SAFETY: 8 scores.
     unsafe { _mm256_storeu_ps(scores.as_mut_ptr(), score) };
 }
 
@@ -199,7 +283,9 @@ fn integers<const N: usize>(scores: &[f32], inverses: [f32; N], weights: &mut [i
 #[target_feature(enable = "avx2")]
 fn value_products<S: Sums, const N: usize>(weights: &[i16], values: &[i8], channels: usize, out: &mut [f32]) {
     let next = mix::<Eight<S>, N>(0, weights, values, channels, out);
-    mix_from::<N>(next, weights, values, channels, out);
+    if next < out.len() / N {
+        mix_from::<N>(next, weights, values, channels, out);
+    }
 }
 
 /// A register for as many channels of a pair of positions.
@@ -301,22 +387,48 @@ pub(in crate::kernels) fn mix<C: Channels, const N: usize>(
     from
 }
 
-/// [`exp`](crate::numerics::exp) of each, none of which is above 0. Whatever those that are too low come to is cut off at the end.
+/// [`exp`](crate::numerics::exp) of each, none of which is above 0, step by step. Whatever those that are too low come to is cut off at the end.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn exp(x: __m256) -> __m256 {
+fn exp<const N: usize, const M: usize>(x: [[__m256; M]; N]) -> [[__m256; M]; N] {
     let (all, mul) = (|x| _mm256_set1_ps(x), |a, b| _mm256_mul_ps(a, b));
-    let shifted = _mm256_add_ps(mul(x, all(core::f32::consts::LOG2_E)), all(ROUND));
-    let n = _mm256_sub_ps(shifted, all(ROUND));
-    let r = _mm256_sub_ps(_mm256_sub_ps(x, mul(n, all(LN2.0))), mul(n, all(LN2.1)));
-    let mut p = all(COEFFICIENTS[0]);
-    for coefficient in &COEFFICIENTS[1..] {
-        p = _mm256_add_ps(mul(p, r), all(*coefficient));
+    let (mut shifted, mut r, mut p) = (x, x, [[all(COEFFICIENTS[0]); M]; N]);
+    for i in 0..N {
+        for j in 0..M {
+            shifted[i][j] = _mm256_add_ps(mul(x[i][j], all(core::f32::consts::LOG2_E)), all(ROUND));
+        }
     }
-    // p · 2ⁿ, which is not subnormal: n to its exponent. What else `ROUND` leaves is shifted out.
-    let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
-    let e = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
-    _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(x, all(LEAST)), e)
+    for i in 0..N {
+        for j in 0..M {
+            let n = _mm256_sub_ps(shifted[i][j], all(ROUND));
+            r[i][j] = _mm256_sub_ps(_mm256_sub_ps(x[i][j], mul(n, all(LN2.0))), mul(n, all(LN2.1)));
+        }
+    }
+    for coefficient in &COEFFICIENTS[1..] {
+        for i in 0..N {
+            for j in 0..M {
+                p[i][j] = in_turn(_mm256_add_ps(mul(p[i][j], r[i][j]), all(*coefficient)));
+            }
+        }
+    }
+    for i in 0..N {
+        for j in 0..M {
+            // p · 2ⁿ, which is not subnormal: n to its exponent. What else `ROUND` leaves is shifted out.
+            let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted[i][j]));
+            let e = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p[i][j]), exponent));
+            p[i][j] = _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(x[i][j], all(LEAST)), e);
+        }
+    }
+    p
+}
+
+/// The same. What is so returned is computed in the order of these calls: compilers like to end one chain of steps before they begin the next.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn in_turn(mut x: __m256) -> __m256 {
+    // SAFETY: nothing is done.
+    unsafe { core::arch::asm!("/* {} */", inout(ymm_reg) x, options(nomem, nostack, preserves_flags)) };
+    x
 }
 
 #[inline]
