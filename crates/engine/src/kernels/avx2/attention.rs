@@ -175,13 +175,18 @@ fn weigh<const N: usize>(scores: &mut [f32], most: [f32; N], value_scales: &[u16
     let mut next = 0;
     // SAFETY: every row has these blocks.
     unsafe {
+        // Eight exponentials, though there are registers for four.
         if N == 1 {
-            while next + 4 <= blocks {
-                so_far.add::<4>(&mut rows, scales, next);
-                next += 4;
+            while next + 8 <= blocks {
+                so_far.add::<8>(&mut rows, scales, next);
+                next += 8;
             }
         }
-        while next + 2 <= blocks {
+        while next + 4 <= blocks {
+            so_far.add::<4>(&mut rows, scales, next);
+            next += 4;
+        }
+        if next + 2 <= blocks {
             so_far.add::<2>(&mut rows, scales, next);
             next += 2;
         }
@@ -200,8 +205,8 @@ struct Weighed<const N: usize> {
 }
 
 impl<const N: usize> Weighed<N> {
-    /// `M` blocks of each row, from `first` on. Their exponentials go side by side, as far as there are registers: the steps of one wait for each other, and a
-    /// processor does not look far enough ahead to begin many of the next.
+    /// `M` blocks of each row, from `first` on. Their exponentials go side by side: the steps of one wait for each other, and a processor does not look
+    /// far enough ahead to begin many of the next.
     ///
     /// # Safety
     /// The rows have these blocks, and there are scales for each.
@@ -407,7 +412,7 @@ fn exp<const N: usize, const M: usize>(x: [[__m256; M]; N]) -> [[__m256; M]; N] 
     for coefficient in &COEFFICIENTS[1..] {
         for i in 0..N {
             for j in 0..M {
-                p[i][j] = in_turn(_mm256_add_ps(mul(p[i][j], r[i][j]), all(*coefficient)));
+                p[i][j] = _mm256_add_ps(mul(p[i][j], r[i][j]), all(*coefficient));
             }
         }
     }
@@ -420,15 +425,6 @@ fn exp<const N: usize, const M: usize>(x: [[__m256; M]; N]) -> [[__m256; M]; N] 
         }
     }
     p
-}
-
-/// The same. What is so returned is computed in the order of these calls: compilers like to end one chain of steps before they begin the next.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn in_turn(mut x: __m256) -> __m256 {
-    // SAFETY: nothing is done.
-    unsafe { core::arch::asm!("/* {} */", inout(ymm_reg) x, options(nomem, nostack, preserves_flags)) };
-    x
 }
 
 #[inline]
