@@ -52,7 +52,7 @@ pub(super) struct Tile {
 /// Quantized activations of some positions, for one matrix.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
-    /// `(batch, padded_inputs)`
+    /// `(batch, padded_inputs)`, −127 to 127: kernels may take a magnitude for seven bits.
     pub values: &'a [i8],
     /// `(batch, segments)`
     pub scales: &'a [f32],

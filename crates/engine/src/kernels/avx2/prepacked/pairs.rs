@@ -1,7 +1,7 @@
-//! Pruned matrices without `vpdpbusd`: a register of weights at a time, whose activations are looked up in a table.
+//! Pruned matrices without `vpdpbusd`: registers of two cells, whose activations are broadcast from a table.
 //!
-//! Without `vpdpbusd` the ports that multiply are busy enough; on AMD's Zen 3 a permutation across a register takes two more operations, some of them
-//! there. A broadcast from memory takes none.
+//! On a Zen 3, a permutation across a register is two operations, of which some keep ports busy that products and signs go through. A broadcast
+//! from memory keeps none.
 
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
