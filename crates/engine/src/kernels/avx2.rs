@@ -20,9 +20,9 @@ use core::arch::x86_64::*;
 use pageformer_card::matrix::{RECORD_BYTES, TILE_INPUTS, TILE_OUTPUTS};
 use pageformer_card::{CELL_BYTES, MatrixDims, Page};
 
-#[cfg(test)]
-use self::sums::EvexSums;
 use self::sums::{Avx2Sums, Sums, VexSums};
+#[cfg(test)]
+use self::sums::{EvexSums, SlowSums};
 use super::group::is_dense;
 #[cfg(feature = "prepack")]
 use super::prepacked_source;
@@ -70,16 +70,24 @@ kernel!(
     AvxVnniElsewhere,
     EvexSums
 );
+kernel!(
+    #[cfg(test)]
+    AvxVnniNowhere,
+    SlowSums
+);
 
 /// The kernels of these that this processor can run, the fastest first.
 pub(super) fn detect(features: &Features) -> impl Iterator<Item = Kernel> + use<> {
     let vnni = features.avx_vnni.then_some(Kernel::new("avx-vnni", &AvxVnni));
     let avx2 = features.avx2.then_some(Kernel::new("avx2", &Avx2));
     #[cfg(test)]
-    let test = features.avx512_vnni.then_some(Kernel::new("avx-vnni, EVEX", &AvxVnniElsewhere));
+    let tests = [
+        features.avx512_vnni.then_some(Kernel::new("avx-vnni, EVEX", &AvxVnniElsewhere)),
+        features.avx2.then_some(Kernel::new("avx-vnni, by AVX2", &AvxVnniNowhere)),
+    ];
     #[cfg(not(test))]
-    let test = None;
-    [vnni, test, avx2].into_iter().flatten()
+    let tests = [];
+    [vnni, avx2].into_iter().chain(tests).flatten()
 }
 
 /// How many bytes before they are used cells are asked for: a model that is larger than the cache is as fast as
