@@ -105,7 +105,7 @@ pub(super) const LAST: usize = 2;
 /// How far behind the first cell of a pair the second can be. Of what is kept at random, half of all, 15 cells in 16 have the next one so near.
 pub(super) const REACH: usize = 4;
 /// Pairs of a segment's cells.
-pub(super) const PAIRS: usize = TILE_INPUTS / CELL_INPUTS * REACH;
+pub(super) const CELL_PAIRS: usize = TILE_INPUTS / CELL_INPUTS * REACH;
 /// Lines of a group's pairs: two row-blocks each.
 pub(super) const PAIR_LINES: usize = 2;
 
@@ -148,8 +148,9 @@ pub struct Prepacked {
     groups: usize,
     pub(super) parts: Vec<Part>,
     /// Sparse: for each group and segment, a finish, and the lines of its steps; where windows do not slide, places in front of the lines that they are
-    /// for. Pairs: for each part and segment, for each group a finish and the [`PAIR_LINES`] of its first pairs, second pairs and so on. Short rows: for each pair of groups, places, two finishes, and for each step the lines of one and of the other. Dense: for each part,
-    /// segment and bundle, a finish for each group, then for each cell a line for each group.
+    /// for. Pairs: for each part, segment and group, a finish, and the [`PAIR_LINES`] of the first pairs of its lanes, of the second ones and so on. Short rows: for each
+    /// pair of groups, places, two finishes, and for each step the lines of one and of the other. Dense: for each part, segment and bundle, a finish for each group,
+    /// then for each cell a line for each group.
     pub(crate) lines: Lines,
     /// Only where cells are missing.
     pub(super) sparse: Option<Sparse>,

@@ -120,14 +120,10 @@ impl Sums for SlowSums {
         #[inline]
         #[target_feature(enable = "avx2")]
         fn add(total: __m256i, magnitude: __m256i, signed: __m256i) -> __m256i {
-            let even = _mm256_mullo_epi16(
-                _mm256_and_si256(magnitude, _mm256_set1_epi16(0xFF)),
-                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(signed)),
-            );
-            let odd = _mm256_mullo_epi16(_mm256_srli_epi16::<8>(magnitude), _mm256_srai_epi16::<8>(signed));
-            let ones = _mm256_set1_epi16(1);
-            let sums = _mm256_add_epi32(_mm256_madd_epi16(even, ones), _mm256_madd_epi16(odd, ones));
-            _mm256_add_epi32(total, sums)
+            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(signed));
+            let total =
+                Avx2Sums::add_words(total, _mm256_and_si256(magnitude, _mm256_set1_epi16(0xFF)), even);
+            Avx2Sums::add_words(total, _mm256_srli_epi16::<8>(magnitude), _mm256_srai_epi16::<8>(signed))
         }
         // SAFETY: the caller has AVX2.
         unsafe { add(total, magnitude, signed) }

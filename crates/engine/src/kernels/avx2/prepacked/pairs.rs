@@ -8,12 +8,12 @@ use core::mem::MaybeUninit;
 
 use super::super::sums::{Avx2Sums, Sums};
 use super::{eight_cells, products};
-use crate::kernels::prepacked::{Cursor, Job, LANES, PAIR_LINES, PAIRS, REACH, Sparse};
+use crate::kernels::prepacked::{CELL_PAIRS, Cursor, Job, LANES, PAIR_LINES, REACH, Sparse};
 
 /// The activations of all pairs of a segment, those of eight cells after the other; only those that there are, are written. A negative activation
 /// is its magnitude with the highest bit set: `vpsignb` does not care, and a mask makes it a magnitude.
 #[repr(C, align(32))]
-struct Table([MaybeUninit<i64>; PAIRS]);
+struct Table([MaybeUninit<i64>; CELL_PAIRS]);
 
 impl Table {
     /// The table of `cells` cells.
@@ -57,7 +57,7 @@ impl Table {
 #[inline(never)]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
 pub(super) unsafe fn pairs<const B: usize>(job: &Job<'_>, kept: &Sparse) {
-    let mut tables = [const { Table([MaybeUninit::uninit(); PAIRS]) }; B];
+    let mut tables = [const { Table([MaybeUninit::uninit(); CELL_PAIRS]) }; B];
     let Cursor { mut lines, mut pairs, mut counts, outputs, .. } = job.cursor(kept);
     let groups = job.part.groups;
     // SAFETY: for each segment and group of a part there are a finish and a number of pairs; as many places, of pairs that the segment has, and twice as many
