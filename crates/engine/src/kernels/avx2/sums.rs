@@ -115,21 +115,18 @@ impl Sums for SlowSums {
     #[cfg(feature = "prepack")]
     const ANY: bool = true;
 
-    #[inline(always)]
     fn add_bytes(total: __m256i, magnitude: __m256i, signed: __m256i) -> __m256i {
-        #[inline]
-        #[target_feature(enable = "avx2")]
-        fn add(total: __m256i, magnitude: __m256i, signed: __m256i) -> __m256i {
-            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(signed));
-            let total =
-                Avx2Sums::add_words(total, _mm256_and_si256(magnitude, _mm256_set1_epi16(0xFF)), even);
-            Avx2Sums::add_words(total, _mm256_srli_epi16::<8>(magnitude), _mm256_srai_epi16::<8>(signed))
-        }
         // SAFETY: the caller has AVX2.
-        unsafe { add(total, magnitude, signed) }
+        let (even, odd) = unsafe {
+            let low = _mm256_and_si256(magnitude, _mm256_set1_epi16(0xFF));
+            (
+                (low, _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(signed))),
+                (_mm256_srli_epi16::<8>(magnitude), _mm256_srai_epi16::<8>(signed)),
+            )
+        };
+        Self::add_words(Self::add_words(total, even.0, even.1), odd.0, odd.1)
     }
 
-    #[inline(always)]
     fn add_words(total: __m256i, a: __m256i, b: __m256i) -> __m256i {
         Avx2Sums::add_words(total, a, b)
     }
