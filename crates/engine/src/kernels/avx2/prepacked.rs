@@ -17,11 +17,7 @@ use crate::kernels::prepacked::{
 
 /// How these kernels want matrices. A weight of −128 has no negative.
 pub(super) const fn packing<S: Sums>() -> Packing {
-    if S::ANY {
-        Packing { least: -127, sparse: 70, window: Window::Sliding }
-    } else {
-        Packing { least: -127, sparse: 64, window: Window::Pairs }
-    }
+    Packing { least: -127, sparse: 70, window: if S::ANY { Window::Sliding } else { Window::Pairs } }
 }
 
 /// Registers of a line: lanes 0 and 1, and lanes 2 and 3.

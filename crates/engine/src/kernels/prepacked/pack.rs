@@ -261,7 +261,8 @@ fn pairs(mask: u64) -> impl Iterator<Item = (usize, Option<usize>)> + Clone {
     })
 }
 
-/// The weights of a pair of cells: in the second half of the register, outputs are turned against those of the first.
+/// The weights of a pair of cells: in the second half of the register, outputs are turned against those of the first. Each is a magnitude, with the highest bit
+/// set if it is negative: so kernels have its sign and, with one operation, its magnitude.
 fn register_of(first: Option<&[u8; CELL_BYTES]>, second: Option<&[u8; CELL_BYTES]>) -> [[i8; CELL_BYTES]; 2] {
     let mut register = [[0; CELL_BYTES]; 2];
     for (turn, half) in register.iter_mut().enumerate() {
@@ -269,7 +270,10 @@ fn register_of(first: Option<&[u8; CELL_BYTES]>, second: Option<&[u8; CELL_BYTES
             let cell = if place % 2 == 0 { first } else { second };
             let output = place ^ turn;
             if let Some(cell) = cell {
-                *weights = core::array::from_fn(|input| cell[output * CELL_INPUTS + input] as i8);
+                *weights = core::array::from_fn(|input| {
+                    let weight = cell[output * CELL_INPUTS + input] as i8;
+                    (weight.unsigned_abs() | weight as u8 & 0x80) as i8
+                });
             }
         }
     }
