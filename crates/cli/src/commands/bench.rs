@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::card::CardArg;
 use crate::session::{ThreadsArg, advise, buffer, explain};
 use crate::ui::{Progress, Table, bytes, parse_bytes, parse_count};
-use parts::{Measured, MeasuredTeam, Parts, parts, with_and_without_matrices};
+use parts::{Measured, MeasuredTeam, Where};
 use random::Dimensions;
 use yardstick::Yardstick;
 
@@ -38,7 +38,8 @@ use yardstick::Yardstick;
     runs, so that other programs disturb little. Parts are measured in runs of their own, by a\n\
     stop-watch that makes steps slower, and each counts with its fastest whole run: they add up to\n\
     more than a token takes. Shares are of their sum. What matrices add is measured without\n\
-    it, too: what a token takes longer than one for which nothing is multiplied and all products are 0.")]
+    it, too: what a token takes longer than one for which nothing is multiplied and all products are 0.\n\
+    With --density, both are measured of the same shape with nothing pruned as well, in turn.")]
 pub struct Bench {
     #[command(flatten)]
     card: CardArg,
@@ -109,23 +110,27 @@ impl Bench {
             Some(dimensions) => Source::Random(dimensions, random::card(dimensions, self.density)?),
             None => Source::Card(self.card.clone()),
         };
+        // What is pruned is measured beside the same shape with nothing missing.
+        let whole = self.random.filter(|_| self.density < 1.0).map(Source::whole).transpose()?;
         let request = Request { context: self.context, batch: self.batch, ..Request::default() };
-        let mut memory = buffer(self.ram.map_or_else(|| source.ample(), Ok)?);
+        let memory_for = |source: &Source| anyhow::Ok(buffer(self.ram.map_or_else(|| source.ample(), Ok)?));
+        let mut memory = memory_for(&source)?;
+        let mut whole_memory = whole.as_ref().map(memory_for).transpose()?;
         let mut engine = source.start(&mut memory, &request, kernel)?;
         let (plan, shape) = (*engine.plan(), *engine.shape());
         let tokens = self.tokens(plan.context, shape.max_seq)?;
         let what = Decoding { tokens, logits: self.logits };
         let started = Instant::now();
-        let packed = if self.no_prepack { 0 } else { engine.prepack() };
+        let packed_bytes = if self.no_prepack { 0 } else { engine.prepack() };
         let packing = started.elapsed().as_secs_f64() * 1e3; // milliseconds
-        let unpacked = (packed == 0).then(|| self.why_unpacked(&plan, kernel));
+        let unpacked = (packed_bytes == 0).then(|| self.why_unpacked(&plan, kernel));
         let yardstick = self.yardstick.as_ref().map(|program| Yardstick::new(program, &shape)).transpose()?;
 
         let team = self.threads.team()?;
         let (mut alone, mut together, mut other) = (Speed::default(), Speed::default(), Fastest::default());
         let passes = tokens + tokens.div_ceil(plan.batch as usize);
-        let steps = self.runs
-            * (passes * (1 + usize::from(team.is_some())) + tokens * (1 + 2 * usize::from(packed > 0)));
+        let of_parts = Where::runs(packed_bytes > 0) * (1 + usize::from(whole.is_some()));
+        let steps = self.runs * (passes * (1 + usize::from(team.is_some())) + tokens * of_parts);
         let mut progress = Progress::new("measuring");
         let tick = &mut || progress.step(steps as u64);
         for _ in 0..self.runs {
@@ -146,26 +151,33 @@ impl Bench {
         let pages = engine.vram().pinning().streamed();
         drop(engine);
         let measured = team.map(MeasuredTeam);
-        let mut engine = source.start(&mut memory, &request, Measured::of(kernel))?;
-        if !self.no_prepack {
-            engine.prepack();
+        let start_measured = |source: &Source, memory| {
+            let mut engine = source.start(memory, &request, Measured::of(kernel))?;
+            let packed = !self.no_prepack && engine.prepack() > 0;
+            engine.share_with(measured.as_ref().map(|team| team as &dyn Team));
+            anyhow::Ok((engine, packed))
+        };
+        let (mut engine, packed) = start_measured(&source, &mut memory)?;
+        let mut beside = whole
+            .as_ref()
+            .zip(whole_memory.as_deref_mut())
+            .map(|(whole, memory)| start_measured(whole, memory))
+            .transpose()?;
+        let (mut there, mut there_whole) = (Where::new(tokens), Where::new(tokens));
+        for _ in 0..self.runs {
+            there.take(&mut engine, what, packed, tick)?;
+            if let Some((whole, packed)) = &mut beside {
+                // A pruned head is computed wholly, too.
+                there_whole.take(whole, Decoding { logits: true, ..what }, *packed, tick)?;
+            }
         }
-        engine.share_with(measured.as_ref().map(|team| team as &dyn Team));
-        let parts = (0..self.runs)
-            .try_fold(Parts::MOST, |least, _| anyhow::Ok(least.least(parts(&mut engine, what, tick)?)))?;
-        let mut by_matrices = [Fastest::default(), Fastest::default()];
-        for _ in 0..if packed > 0 { self.runs } else { 0 } {
-            with_and_without_matrices(&mut engine, what, &mut by_matrices, tick)?;
-        }
-        let [with, without] = by_matrices.map(|steps| steps.seconds() * 1e6 / tokens as f64);
+        let whole = beside.map(|_| there_whole);
         drop(progress);
 
         let alone = alone.per_second(tokens);
         let [decode, prefill] = if team.is_some() { together.per_second(tokens) } else { alone };
         let other = yardstick.map(|_| other.per_second(tokens));
         if self.json {
-            let parts: serde_json::Map<_, _> =
-                parts.named().map(|(name, us)| (name.into(), json!(us))).collect();
             let mut object = json!({
                 "model": source.id(),
                 "density": self.random.map(|_| self.density),
@@ -176,15 +188,21 @@ impl Bench {
                 "batch": plan.batch,
                 "context": plan.context,
                 "pages_streamed_per_pass": pages,
-                "prepacked_bytes": packed,
+                "prepacked_bytes": packed_bytes,
                 "prepack_ms": packing,
                 "not_prepacked": unpacked,
                 "decode_tokens_per_s": decode,
                 "prefill_tokens_per_s": prefill,
-                "decode_us_per_token": parts,
-                "matrices_add_us_per_token": (packed > 0).then_some(with - without),
-                "us_per_token_without_matrices": (packed > 0).then_some(without),
+                "decode_us_per_token": there.parts.json(),
+                "matrices_add_us_per_token": there.matrices_add(),
+                "us_per_token_without_matrices": there.with_and_without_matrices().map(|[_, without]| without),
             });
+            if let Some(whole) = &whole {
+                object["whole"] = json!({
+                    "decode_us_per_token": whole.parts.json(),
+                    "matrices_add_us_per_token": whole.matrices_add(),
+                });
+            }
             if team.is_some() {
                 object["one_thread"] =
                     json!({ "decode_tokens_per_s": alone[0], "prefill_tokens_per_s": alone[1] });
@@ -205,7 +223,7 @@ impl Bench {
         println!("  decode     {decode:.0} tokens/s");
         println!("  prefill    {prefill:.0} tokens/s, {} positions a pass", plan.batch);
         match unpacked {
-            None => println!("  prepacked  {} in {packing:.1} ms", bytes(packed as u64)),
+            None => println!("  prepacked  {} in {packing:.1} ms", bytes(packed_bytes as u64)),
             Some(why) => println!("  prepacked  nothing: {why}"),
         }
         if team.is_some() {
@@ -221,6 +239,7 @@ impl Bench {
             println!("  yardstick  {other:.0} tokens/s; decode is {:.2} times as fast", decode / other);
         }
         println!();
+        let parts = &there.parts;
         let mut table = Table::new(["decode", "us/token", "share"]);
         for (name, us) in parts.named() {
             table.row([
@@ -235,11 +254,21 @@ impl Bench {
             "\nwithout the stop-watch that measures parts, in runs of their own, a token takes {:.2} us",
             1e6 / decode
         );
-        if packed > 0 {
+        if let Some([with, without]) = there.with_and_without_matrices() {
             println!(
                 "matrices add {:.2} us: in runs in turn it takes {with:.2} us, and {without:.2} us with all products 0",
                 with - without
             );
+        }
+        if let Some(whole) = &whole {
+            let us = whole.parts.matrices;
+            println!(
+                "whole matrices, in runs in turn, take {us:.2} us: {:.2} times as long by the stop-watch",
+                us / parts.matrices
+            );
+            if let Some((whole, pruned)) = whole.matrices_add().zip(there.matrices_add()) {
+                println!("they add {whole:.2} us, {:.2} times as much", whole / pruned);
+            }
         }
         Ok(())
     }
@@ -283,6 +312,11 @@ enum Source {
 }
 
 impl Source {
+    /// Random weights of which nothing is pruned.
+    fn whole(dimensions: Dimensions) -> Result<Self> {
+        Ok(Self::Random(dimensions, random::card(dimensions, 1.0)?))
+    }
+
     fn name(&self) -> String {
         match self {
             Self::Card(card) => card.name(),

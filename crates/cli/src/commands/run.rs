@@ -18,7 +18,8 @@ use crate::session::{Account, Generate, buffer, explain, memory_table, start};
     pageformer run card/ --prompt '' --json\n\n\
     The text goes to the standard output, what it took to the error output.\n\
     The text is the same for every --ram, --batch, --kernel, --threads, --speculate, layout, folder or\n\
-    image, and on every board. A model that was trained to chat answers in `pageformer chat`.")]
+    image, and on every board; --json has a digest of all logits, which are, too. A model that was\n\
+    trained to chat answers in `pageformer chat`.")]
 pub struct Run {
     #[command(flatten)]
     card: CardArg,

@@ -23,6 +23,14 @@ fn bench_has_its_keys() {
         assert!(got["prepack_ms"].as_f64().unwrap() >= 0.0, "{got:#}");
         assert_eq!(got["not_prepacked"].is_null(), got["prepacked_bytes"].as_u64().unwrap() > 0, "{got:#}");
         assert_eq!(got["not_prepacked"].is_null(), got["matrices_add_us_per_token"].is_f64(), "{got:#}");
+        // What is pruned is measured beside what is not.
+        let whole = &got["whole"];
+        assert_eq!(whole.is_null(), !what.contains("density"), "{what}: {got:#}");
+        if !whole.is_null() {
+            assert!(whole["decode_us_per_token"]["matrices"].as_f64().unwrap() > 0.0, "{got:#}");
+            let add = "matrices_add_us_per_token";
+            assert_eq!(whole[add].is_f64(), got[add].is_f64(), "{got:#}");
+        }
     }
 }
 
@@ -59,6 +67,19 @@ fn the_table_of_parts_tells_its_sum_from_a_token() {
     let token = number(line("without the stop-watch"));
     assert!((token * number(line("  decode")) / 1e6 - 1.0).abs() < 0.01, "{text}");
     line("matrices add ");
+    assert!(!text.contains("whole matrices"), "{text}");
+}
+
+#[test]
+fn what_is_pruned_is_compared_with_the_whole() {
+    let place = Place::with_tiny_card();
+    for (options, packed) in [("", true), ("--no-prepack", false), ("--ram 96K", true)] {
+        let text = place.ok(&format!("bench --random 24,40,2,3,1,300 --density 0.5 {QUICK} {options}"));
+        let line = text.lines().find(|line| line.starts_with("whole matrices, ")).expect(&text);
+        assert!(line.ends_with(" times as long by the stop-watch"), "{line}");
+        let packed = packed && !text.contains("prepacked  nothing");
+        assert_eq!(text.lines().any(|line| line.starts_with("they add ")), packed, "{text}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::{Decoding, Fastest, decode_once};
 
 /// Microseconds a token.
 pub struct Parts {
-    matrices: f64,
+    pub matrices: f64,
     attention: f64,
     norms_and_activations: f64,
     sampling: f64,
@@ -29,7 +29,7 @@ pub struct Parts {
 
 impl Parts {
     /// More than anything takes.
-    pub const MOST: Self = Self {
+    const MOST: Self = Self {
         matrices: f64::INFINITY,
         attention: f64::INFINITY,
         norms_and_activations: f64::INFINITY,
@@ -38,7 +38,7 @@ impl Parts {
     };
 
     /// The least of each part.
-    pub fn least(self, other: Self) -> Self {
+    fn least(&self, other: &Self) -> Self {
         Self {
             matrices: self.matrices.min(other.matrices),
             attention: self.attention.min(other.attention),
@@ -60,14 +60,67 @@ impl Parts {
         .into_iter()
     }
 
+    /// The same for programs.
+    pub fn json(&self) -> serde_json::Value {
+        self.named().map(|(name, us)| (name.to_owned(), us.into())).collect::<serde_json::Map<_, _>>().into()
+    }
+
     /// All parts.
     pub fn total(&self) -> f64 {
         self.named().map(|(_, us)| us).sum()
     }
 }
 
+/// Where the time of a token goes: the fastest of some runs, which an engine makes that has the measuring kernel.
+pub struct Where {
+    tokens: usize,
+    pub parts: Parts,
+    with_matrices: Fastest,
+    without: Fastest,
+}
+
+impl Where {
+    pub fn new(tokens: usize) -> Self {
+        let (with_matrices, without) = Default::default();
+        Self { tokens, parts: Parts::MOST, with_matrices, without }
+    }
+
+    /// Runs of each kind that [`Self::take`] makes.
+    pub const fn runs(packed: bool) -> usize {
+        if packed { 3 } else { 1 }
+    }
+
+    /// One more run with the stop-watch, and two without it if matrices are `packed`, of which one leaves them out.
+    pub fn take(
+        &mut self,
+        engine: &mut Engine<'_, HostCard<'_>>,
+        what: Decoding,
+        packed: bool,
+        tick: &mut dyn FnMut(),
+    ) -> Result<()> {
+        self.parts = self.parts.least(&parts(engine, what, tick)?);
+        if packed {
+            self.with_matrices.take(without_stop_watch(engine, what, false, tick)?);
+            self.without.take(without_stop_watch(engine, what, true, tick)?);
+        }
+        Ok(())
+    }
+
+    /// What a token takes with matrices and with all of their products 0, microseconds, if that was measured.
+    pub fn with_and_without_matrices(&self) -> Option<[f64; 2]> {
+        let [with, without] =
+            [&self.with_matrices, &self.without].map(|runs| runs.seconds() * 1e6 / self.tokens as f64);
+        (with > 0.0).then_some([with, without])
+    }
+
+    /// What matrices add to a token, microseconds.
+    pub fn matrices_add(&self) -> Option<f64> {
+        self.with_and_without_matrices().map(|[with, without]| with - without)
+    }
+}
+
 /// Where the time of a run goes, by the measuring kernel. What measuring itself takes is left out.
-pub fn parts(engine: &mut Engine<'_, HostCard<'_>>, what: Decoding, tick: &mut dyn FnMut()) -> Result<Parts> {
+fn parts(engine: &mut Engine<'_, HostCard<'_>>, what: Decoding, tick: &mut dyn FnMut()) -> Result<Parts> {
     // The least of many: one that another program interrupts would be subtracted from every call.
     let clock = (0..100)
         .map(|_| {
@@ -93,25 +146,20 @@ pub fn parts(engine: &mut Engine<'_, HostCard<'_>>, what: Decoding, tick: &mut d
     Ok(Parts { matrices, attention, norms_and_activations, sampling, paging_and_rest })
 }
 
-/// Steps by the measuring kernel with matrices, which are packed anew, and without them, as if all products were 0. No stop-watch runs, so that parts overlap as they do
-/// otherwise.
-pub fn with_and_without_matrices(
+/// Steps by the measuring kernel, in which no stop-watch runs, so that parts overlap as they do otherwise. With matrices, which are packed anew, or as if all of
+/// their products were 0.
+fn without_stop_watch(
     engine: &mut Engine<'_, HostCard<'_>>,
     what: Decoding,
-    fastest: &mut [Fastest; 2],
+    without_matrices: bool,
     tick: &mut dyn FnMut(),
-) -> Result<()> {
+) -> Result<Vec<Duration>> {
     RUNNING.set(true);
-    let taken = [false, true].map(|left_out| {
-        LEFT_OUT.store(left_out, Ordering::Relaxed);
-        decode_once(engine, what, tick)
-    });
+    LEFT_OUT.store(without_matrices, Ordering::Relaxed);
+    let taken = decode_once(engine, what, tick);
     LEFT_OUT.store(false, Ordering::Relaxed);
     RUNNING.set(false);
-    for (fastest, taken) in fastest.iter_mut().zip(taken) {
-        fastest.take(taken?);
-    }
-    Ok(())
+    taken
 }
 
 const MATRICES: usize = 0;
