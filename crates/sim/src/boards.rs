@@ -69,7 +69,7 @@ pub const BUSES: [Bus; 6] = [
         about: "the chip's flash, mapped into memory",
         page_us: 20.5,
         command_us: 0.0,
-        source: "25 MB/s for rows of 512 bytes in any order on an ESP32-S3 (others' measurement, docs/performance.md)",
+        source: "page: about 20.3 us for 512 bytes in any order on an ESP32-S3 (slvDev/esp32-ai, RESULTS.md, as others quote it)",
     },
 ];
 
@@ -156,7 +156,7 @@ pub const BOARDS: [Board; 6] = [
         read_ahead: 48,
         guesses: true,
         buses: &["spi-20", "spi-40", "sdmmc-1", "sdmmc-4", "flash"],
-        source: "as esp32s3; octal PSRAM reads 58 to 84 MB/s (others' measurement), the lower of them",
+        source: "as esp32s3; octal PSRAM reads 58 to 84 MB/s (others' measurements; slvDev/esp32-ai has 60.7), the lower of them",
     },
     Board {
         name: "esp32c3",

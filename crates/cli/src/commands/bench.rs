@@ -39,7 +39,8 @@ use yardstick::Yardstick;
     stop-watch that makes steps slower, and each counts with its fastest whole run: they add up to\n\
     more than a token takes. Shares are of their sum. What matrices add is measured without\n\
     it, too: what a token takes longer than one for which nothing is multiplied and all products are 0.\n\
-    With --density, both are measured of the same shape with nothing pruned as well, in turn.")]
+    With --density, both are measured of the same shape with nothing pruned as well, in turn. Of a large\n\
+    head with nothing pruned, greedy decoding computes half; --logits makes both compute all.")]
 pub struct Bench {
     #[command(flatten)]
     card: CardArg,
@@ -167,10 +168,10 @@ impl Bench {
         for _ in 0..self.runs {
             there.take(&mut engine, what, packed, tick)?;
             if let Some((whole, packed)) = &mut beside {
-                // A pruned head is computed wholly, too.
-                there_whole.take(whole, Decoding { logits: true, ..what }, *packed, tick)?;
+                there_whole.take(whole, what, *packed, tick)?;
             }
         }
+        let whole_streams = beside.as_ref().map_or(0, |(whole, _)| whole.vram().pinning().streamed());
         let whole = beside.map(|_| there_whole);
         drop(progress);
 
@@ -199,6 +200,7 @@ impl Bench {
             });
             if let Some(whole) = &whole {
                 object["whole"] = json!({
+                    "pages_streamed_per_pass": whole_streams,
                     "decode_us_per_token": whole.parts.json(),
                     "matrices_add_us_per_token": whole.matrices_add(),
                 });
@@ -214,11 +216,11 @@ impl Bench {
             return Ok(());
         }
         println!(
-            "{}{}: kernel {}, {tokens} tokens, the fastest of {} runs",
+            "{}{}: kernel {}, {tokens} tokens, {}",
             source.name(),
             if self.density < 1.0 { format!(", density {}", self.density) } else { String::new() },
             kernel.name,
-            self.runs
+            if self.runs == 1 { "one run".into() } else { format!("the fastest of {} runs", self.runs) }
         );
         println!("  decode     {decode:.0} tokens/s");
         println!("  prefill    {prefill:.0} tokens/s, {} positions a pass", plan.batch);
@@ -268,6 +270,11 @@ impl Bench {
             );
             if let Some((whole, pruned)) = whole.matrices_add().zip(there.matrices_add()) {
                 println!("they add {whole:.2} us, {:.2} times as much", whole / pruned);
+            }
+            if whole_streams > pages {
+                println!(
+                    "(not packed and not all in RAM: {whole_streams} pages of the whole model are streamed, {pages} of the pruned one; give more --ram)"
+                );
             }
         }
         Ok(())

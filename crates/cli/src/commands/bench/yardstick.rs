@@ -22,7 +22,7 @@ impl Yardstick {
     pub fn new(program: &Path, shape: &Shape) -> Result<Self> {
         ensure!(
             shape.norm == Norm::Rms && shape.mlp == Mlp::SwiGlu && shape.tied_embeddings,
-            "the yardstick is a Llama with a tied head (RMSNorm, SwiGLU); this model is none"
+            "the yardstick is a Llama (RMSNorm, SwiGLU) whose head is its embedding; this model is none. A random one is, without --density"
         );
         ensure!(
             shape.head_dim * shape.n_heads == shape.d_model,
