@@ -62,20 +62,33 @@ pub fn exp(x: f32) -> f32 {
     if SOFT && is_below_exp(x.to_bits()) {
         return 0.0;
     }
+    let [e] = exp_of_each([x]);
+    e
+}
+
+/// [`exp`] of each, step by step, so that none waits for what another's last step gave.
+#[inline(always)]
+fn exp_of_each<const N: usize>(x: [f32; N]) -> [f32; N] {
     use exp_parts::{COEFFICIENTS, LEAST, LN2, MOST};
-    let clamped = if x < LEAST { LEAST } else { x };
-    let clamped = if clamped > MOST { MOST } else { clamped };
-    let shifted = clamped * core::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = (clamped - n * LN2.0) - n * LN2.1;
-    let mut p = COEFFICIENTS[0];
+    let clamped = x.map(|x| {
+        let x = if x < LEAST { LEAST } else { x };
+        if x > MOST { MOST } else { x }
+    });
+    let shifted = clamped.map(|x| x * core::f32::consts::LOG2_E + ROUND);
+    let r: [f32; N] = core::array::from_fn(|i| {
+        let n = shifted[i] - ROUND;
+        (clamped[i] - n * LN2.0) - n * LN2.1
+    });
+    let mut p = [COEFFICIENTS[0]; N];
     for coefficient in &COEFFICIENTS[1..] {
-        p = p * r + coefficient;
+        p = core::array::from_fn(|i| p[i] * r[i] + coefficient);
     }
-    // n is −126 to 127 here.
-    let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-    let e = p * f32::from_bits((n.wrapping_add(127) << 23) as u32);
-    if x < LEAST { 0.0 } else { e }
+    core::array::from_fn(|i| {
+        // n is −126 to 127 here.
+        let n = (shifted[i].to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+        let e = p[i] * f32::from_bits((n.wrapping_add(127) << 23) as u32);
+        if x[i] < LEAST { 0.0 } else { e }
+    })
 }
 
 /// `x < −87` by the bits of `x`.
@@ -275,6 +288,16 @@ pub fn add(x: &mut [f32], h: &[f32]) {
 /// `gate = up · silu(gate)`.
 #[inline(always)]
 pub fn swiglu(gate: &mut [f32], up: &[f32]) {
+    /// So many side by side where registers are wide: an exponential is a chain of 25 steps.
+    const SIDE: usize = 64;
+    let (gates, gate) =
+        if cfg!(target_arch = "x86_64") { gate.as_chunks_mut::<SIDE>() } else { (&mut [][..], gate) };
+    let (ups, up) = up.split_at(up.len().min(gates.len() * SIDE));
+    let (ups, _) = ups.as_chunks::<SIDE>();
+    for (gate, up) in gates.iter_mut().zip(ups) {
+        let e = exp_of_each(gate.map(|x| -x));
+        *gate = core::array::from_fn(|i| up[i] * (gate[i] / (1.0 + e[i])));
+    }
     for (gate, up) in gate.iter_mut().zip(up) {
         *gate = up * silu(*gate);
     }
