@@ -290,11 +290,10 @@ pub fn add(x: &mut [f32], h: &[f32]) {
 pub fn swiglu(gate: &mut [f32], up: &[f32]) {
     /// So many side by side where registers are wide: an exponential is a chain of 25 steps.
     const SIDE: usize = 64;
-    let (gates, gate) =
-        if cfg!(target_arch = "x86_64") { gate.as_chunks_mut::<SIDE>() } else { (&mut [][..], gate) };
-    let (ups, up) = up.split_at(up.len().min(gates.len() * SIDE));
-    let (ups, _) = ups.as_chunks::<SIDE>();
-    for (gate, up) in gates.iter_mut().zip(ups) {
+    let wide = if cfg!(target_arch = "x86_64") { gate.len().min(up.len()) / SIDE * SIDE } else { 0 };
+    let (gates, gate) = gate.split_at_mut(wide);
+    let (ups, up) = up.split_at(wide);
+    for (gate, up) in gates.as_chunks_mut::<SIDE>().0.iter_mut().zip(ups.as_chunks::<SIDE>().0) {
         let e = exp_of_each(gate.map(|x| -x));
         *gate = core::array::from_fn(|i| up[i] * (gate[i] / (1.0 + e[i])));
     }

@@ -273,7 +273,7 @@ impl Bench {
             }
             if whole_streams > pages {
                 println!(
-                    "(not packed and not all in RAM: {whole_streams} pages of the whole model are streamed, {pages} of the pruned one; give more --ram)"
+                    "(of the whole model {whole_streams} pages are streamed, of the pruned one {pages}: with more --ram, both are in memory)"
                 );
             }
         }

@@ -85,7 +85,7 @@ impl Where {
         Self { tokens, parts: Parts::MOST, with_matrices, without }
     }
 
-    /// Runs of each kind that [`Self::take`] makes.
+    /// How many runs [`Self::take`] makes.
     pub const fn runs(packed: bool) -> usize {
         if packed { 3 } else { 1 }
     }
