@@ -1,6 +1,7 @@
 //! A virtual clock, and a card that runs by it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,8 +13,34 @@ use pageformer_vram::{Card, CardFile, ReadError, WriteError};
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     nanoseconds: Arc<AtomicU64>,
-    /// When it should be as late as the clock says, for a clock that real time must not outrun.
-    pace: Option<Arc<Mutex<Instant>>>,
+    /// For a clock that must not outrun real time.
+    pace: Option<Arc<Mutex<Pace>>>,
+}
+
+#[derive(Debug)]
+struct Pace {
+    /// When it should be as late as the clock says.
+    due: Instant,
+    time: Box<dyn RealTime>,
+}
+
+/// Time that passes by itself.
+trait RealTime: fmt::Debug + Send {
+    fn now(&self) -> Instant;
+    fn sleep(&self, time: Duration);
+}
+
+#[derive(Debug)]
+struct System;
+
+impl RealTime for System {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn sleep(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
 }
 
 /// A paced clock lets its thread sleep when it is ahead by more than this.
@@ -25,7 +52,17 @@ impl Clock {
     /// A clock that holds up whoever lets time pass, so that it takes so long indeed. What the PC itself needs, or
     /// does meanwhile, counts.
     pub fn paced() -> Self {
-        Self { pace: Some(Arc::new(Mutex::new(Instant::now()))), ..Self::default() }
+        Self::paced_by(System)
+    }
+
+    fn paced_by(time: impl RealTime + 'static) -> Self {
+        let pace = Pace { due: time.now(), time: Box::new(time) };
+        Self { pace: Some(Arc::new(Mutex::new(pace))), ..Self::default() }
+    }
+
+    /// Whether it holds up whoever lets time pass.
+    pub fn is_paced(&self) -> bool {
+        self.pace.is_some()
     }
 
     /// Time since the clock was made.
@@ -37,13 +74,13 @@ impl Clock {
     pub fn pass(&self, time: Duration) {
         self.nanoseconds.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
         if let Some(pace) = &self.pace {
-            let mut due = pace.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
+            let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = pace.time.now();
             // What a sleep was too long is made up for, if it is not much.
-            *due = (*due).max(now.checked_sub(ARREARS).unwrap_or(now)) + time;
-            let lead = due.saturating_duration_since(now);
+            pace.due = pace.due.max(now.checked_sub(ARREARS).unwrap_or(now)) + time;
+            let lead = pace.due.saturating_duration_since(now);
             if lead > LEAD {
-                std::thread::sleep(lead);
+                pace.time.sleep(lead);
             }
         }
     }
@@ -51,8 +88,8 @@ impl Clock {
     /// For a clock that holds up: what was until now is no reason to hurry. Called while nothing is to be done.
     pub fn rest(&self) {
         if let Some(pace) = &self.pace {
-            let mut due = pace.lock().unwrap_or_else(PoisonError::into_inner);
-            *due = (*due).max(Instant::now());
+            let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
+            pace.due = pace.due.max(pace.time.now());
         }
     }
 
@@ -254,6 +291,71 @@ mod tests {
     use crate::MemoryCard;
 
     const MS: Duration = Duration::from_millis(1);
+
+    /// Real time of a test's own, in which every sleep is as much too long.
+    #[derive(Clone, Debug)]
+    struct Told {
+        now: Arc<Mutex<Instant>>,
+        too_long: Duration,
+    }
+
+    impl Told {
+        fn with(too_long: Duration) -> Self {
+            Self { now: Arc::new(Mutex::new(Instant::now())), too_long }
+        }
+    }
+
+    impl RealTime for Told {
+        fn now(&self) -> Instant {
+            *self.now.lock().unwrap()
+        }
+
+        fn sleep(&self, time: Duration) {
+            *self.now.lock().unwrap() += time + self.too_long;
+        }
+    }
+
+    /// Real time that 40 steps of 10 ms take behind a pause, by a clock that rests in it or not.
+    fn behind_a_pause(pause: Duration, rests: bool, too_long: Duration) -> Duration {
+        let time = Told::with(too_long);
+        let clock = Clock::paced_by(time.clone());
+        assert!(clock.is_paced() && !Clock::default().is_paced());
+        clock.pass(50 * MS);
+        *time.now.lock().unwrap() += pause;
+        if rests {
+            clock.rest();
+        }
+        let (begin, virtual_begin) = (time.now(), clock.now());
+        for _ in 0..40 {
+            clock.clone().pass(10 * MS);
+        }
+        assert_eq!(clock.now() - virtual_begin, 400 * MS);
+        time.now() - begin
+    }
+
+    #[test]
+    fn a_paced_clock_is_as_slow_after_a_pause() {
+        for too_long in [Duration::ZERO, MS] {
+            let took = behind_a_pause(300 * MS, true, too_long);
+            assert!((400 * MS..=400 * MS + too_long).contains(&took), "{took:?}");
+        }
+        // Time that went by while it was busy is made up for, but no more than a little of it.
+        assert_eq!(behind_a_pause(100 * MS, false, Duration::ZERO), 300 * MS);
+        assert_eq!(behind_a_pause(300 * MS, false, Duration::ZERO), 400 * MS - ARREARS);
+    }
+
+    #[test]
+    fn short_steps_are_paced_together() {
+        let time = Told::with(Duration::ZERO);
+        let clock = Clock::paced_by(time.clone());
+        let begin = time.now();
+        for _ in 0..1000 {
+            clock.pass(MS / 10);
+            let lead = (begin + clock.now()).saturating_duration_since(time.now());
+            assert!(lead <= LEAD, "{lead:?}");
+        }
+        assert_eq!(clock.now(), 100 * MS);
+    }
 
     fn card(read_ahead: u32, piece: Option<u32>) -> (Timed<MemoryCard>, Clock) {
         let (clock, card) = (

@@ -53,7 +53,7 @@ impl Chat {
         let default_ram = board.as_ref().map_or(self.card.default_ram(), |(setup, _)| setup.board.ram);
         let ram = generate.ram.unwrap_or(default_ram);
         let settings = Settings { max_tokens: generate.max_tokens, sampler: generate.sampler() };
-        let model = Model { card: self.card, generate, board, paced: !self.no_pace };
+        let model = Model { card: self.card, generate, board };
         // Whatever is wrong with the card is said before the terminal is taken over.
         model.fits(ram)?;
         let (port, keys) = StdPort::open()?;
@@ -117,8 +117,6 @@ struct Model {
     card: CardArg,
     generate: Generate,
     board: Option<(Setup<'static>, Clock)>,
-    /// Whether the board's speed is kept.
-    paced: bool,
 }
 
 impl Model {
@@ -156,7 +154,7 @@ struct Pc {
 impl Pc {
     /// The clock of the board whose speed is kept, if one is.
     fn pace(&self) -> Option<&Clock> {
-        self.model.board.as_ref().filter(|_| self.model.paced).map(|(_, clock)| clock)
+        self.model.board.as_ref().map(|(_, clock)| clock).filter(|clock| clock.is_paced())
     }
 }
 
