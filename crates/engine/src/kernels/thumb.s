@@ -201,7 +201,7 @@ cases:
 cases_of_sums:
     cases place_of_sums
 
-    @ A case is the end of another one where it can be.
+    @ A case is the end of another one where it can be, and goes on there where a copy would be too much flash.
 place_0123:
     cell 0
 place_123:
@@ -230,13 +230,15 @@ place_013:
     cell 0
 place_13:
     cell 1
-    b place_3
+    cell 3
+    case
 place_023:
     cell 0
     b place_23
 place_03:
     cell 0
-    b place_3
+    cell 3
+    case
 place_02:
     cell 0
     b place_2

@@ -53,8 +53,8 @@ fn pruned_matrices_of_the_default_models_width_gain_on_a_cortex_m3() {
     pruned_matrices_gain(shape(128, 640, 2, 1, 512), 185);
 }
 
-/// A sixth of the pruned tape are masks. It is 1.80, but by some hundred instructions.
+/// A sixth of the pruned tape are masks. It is 1.80 by some seven hundred instructions.
 #[test]
 fn pruned_matrices_of_64_inputs_gain_on_a_cortex_m3() {
-    pruned_matrices_gain(SHAPES[0], 179);
+    pruned_matrices_gain(SHAPES[0], 180);
 }
