@@ -30,6 +30,8 @@ pub struct Prediction {
     pub decode: Phase,
     /// The same replies with tokens guessed ahead, if the plan has memory for that.
     pub guessed: Option<Phase>,
+    /// Whether the card has a table to guess from.
+    pub has_drafts: bool,
 }
 
 impl Prediction {
@@ -260,6 +262,7 @@ pub fn predict<'m>(
         Virtual::new(setup.board.processor(), clock.clone(), manifest.shape.n_layers, within);
     let engine = Engine::start(setup.card(card, &clock), &manifest, table, &plan, &mut arena, kernel)?;
     let mut session = Session::start(engine, &manifest, &mut arena)?;
+    let has_drafts = session.has_drafts();
     let start = Moment::of(&session, &clock, counter);
 
     let prompt = TYPICAL.min(plan.context / 2).max(1);
@@ -291,8 +294,9 @@ pub fn predict<'m>(
             }
             Ok(Moment::of(&session, &clock, counter).since(&before))
         };
-        // The first token comes with the prompt: what follows it is what a reply takes.
-        let (whole, first) = (said(REPLY)?, said(1)?);
+        // The first token comes with the prompt: what follows it is what a reply takes. Both begin with the same pages in memory, those of the tokenizer included.
+        said(1)?;
+        let (first, whole) = (said(1)?, said(REPLY)?);
         let rest = whole.since(&first);
         let Speculated { tokens, passes, .. } = rest.speculated;
         Ok((tokens > 0).then(|| rest.phase(tokens, passes)))
@@ -304,6 +308,7 @@ pub fn predict<'m>(
         prefill: read.since(&start).phase(prompt.into(), prompt.div_ceil(plan.batch).into()),
         decode: plain.unwrap_or_else(|| decode.phase(said.into(), said.into())),
         guessed,
+        has_drafts,
     })
 }
 

@@ -95,6 +95,10 @@ impl Export {
         if !self.drafts.is_empty() {
             let card = CardArg { path: Some(self.output.clone()) };
             write_drafts(&card, &self.drafts, &self.separator, DRAFT_PAGES)?;
+        } else {
+            println!(
+                "tip: with --drafts and the texts that the model was trained on, a device says several tokens a pass"
+            );
         }
         match model.chat {
             Some(_) => println!("next: pageformer chat {}", self.output.display()),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use pageformer_engine::{PlanError, Request, Speculation};
+use pageformer_engine::{Part, PlanError, Request, Speculation};
 use pageformer_sim::boards::{BOARDS, BUSES, Board, Bus};
 use pageformer_sim::{PassWork, Phase, Prediction, Setup, TYPICAL, predict};
 use pageformer_vram::Arena;
@@ -125,6 +125,7 @@ impl Plan {
         let (prompts, replies) = self.prompts()?;
         let mut asked = Asked { card: &self.card, request, work: work(&self.card)?, prompts };
         let prediction = asked.predict(ram, &setup)?;
+        let tips = self.tips(&asked, &prediction, &setup, ram);
         // What is compared should differ in RAM alone.
         asked.request.context = Some(prediction.plan.context);
         asked.request.page_metadata = prediction.plan.page_metadata;
@@ -139,7 +140,7 @@ impl Plan {
             None => Vec::new(),
         };
         if self.json {
-            println!("{:#}", self.object(&prediction, &setup, ram, &replies, &curve, &answers));
+            println!("{:#}", self.object(&prediction, &setup, (ram, &replies), &curve, (&answers, &tips)));
             return Ok(());
         }
         println!(
@@ -155,12 +156,44 @@ impl Plan {
             println!("reads ahead: up to {} pages, in the second core's own memory", setup.pages_ahead());
         }
         println!("\n{}", speeds(&prediction));
-        println!("{}\n", guesses(&prediction, &replies));
-        print!("{}", chart::text(&curve, ram));
+        println!("{}", guesses(&prediction, &replies));
+        for tip in &tips {
+            println!("tip: {tip}");
+        }
+        print!("\n{}", chart::text(&curve, ram, setup.board.ram));
         for answer in &answers {
             println!("\n{answer}");
         }
         Ok(())
+    }
+
+    /// What would make replies faster and costs nothing.
+    fn tips(&self, asked: &Asked<'_>, prediction: &Prediction, setup: &Setup<'_>, ram: usize) -> Vec<String> {
+        let (mut tips, plan) = (Vec::new(), &prediction.plan);
+        if let (false, Some(_), Some(card)) = (prediction.has_drafts, &prediction.guessed, &self.card.path)
+            && prediction.decode.waits_for_card()
+        {
+            tips.push(format!(
+                "this card has no table to guess from; `pageformer drafts {} --data TEXTS`, from what the model was trained on, \
+                 makes more tokens come of a pass",
+                card.display()
+            ));
+        }
+        let kv_cache = plan.parts().find(|(part, _)| *part == Part::KvCache).map_or(0, |(_, bytes)| bytes);
+        let context = plan.context / 4;
+        if self.context.is_none() && kv_cache > ram / 2 && context >= 64 && plan.pinning.streamed() > 0 {
+            let request = Request { context: Some(context), ..asked.request };
+            let shorter = Asked { request, prompts: asked.prompts.clone(), ..*asked };
+            if let Some(speed) = shorter.speed(ram, setup) {
+                tips.push(format!(
+                    "the KV cache of {} positions takes {} of {}; --context {context} would leave more for pages: {speed:.2} tokens/s",
+                    plan.context,
+                    bytes(kv_cache as u64),
+                    bytes(ram as u64)
+                ));
+            }
+        }
+        tips
     }
 
     /// What the model replies to, and what to call it.
@@ -183,10 +216,9 @@ impl Plan {
         &self,
         prediction: &Prediction,
         setup: &Setup<'_>,
-        ram: usize,
-        replies: &str,
+        (ram, replies): (usize, &str),
         curve: &[(usize, f64)],
-        answers: &[String],
+        (answers, tips): (&[String], &[String]),
     ) -> Value {
         let plan = &prediction.plan;
         let parts: serde_json::Map<_, _> = plan
@@ -211,6 +243,7 @@ impl Plan {
             "replies_to": replies,
             "decode_tokens_per_s_over_ram": curve,
             "target": answers,
+            "tips": tips,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::Place;
+use crate::support::{Place, data};
 
 const RUN: &str = "--prompt Hi --max-tokens 20 --ram 16K --context 28 --batch 4";
 
@@ -42,10 +42,58 @@ fn a_table_saves_passes_and_changes_nothing_else() {
     assert!(image["tokens_per_pass"].as_f64().unwrap() > 1.5, "{image:#}");
 }
 
+/// Tokens a pass with both kinds of guesses, greedy and at a temperature, as `drafts --measure` counts them.
+fn per_pass(said: &str) -> [f64; 2] {
+    let rows: Vec<f64> = said
+        .lines()
+        .filter(|line| line.starts_with("both "))
+        .map(|line| {
+            let numbers: Vec<f64> = line.split_whitespace().skip(2).filter_map(|n| n.parse().ok()).collect();
+            numbers[0] / numbers[1]
+        })
+        .collect();
+    rows.try_into().unwrap_or_else(|rows| panic!("{rows:?} of\n{said}"))
+}
+
+/// Held-out chats, a good fifth of them, in the RAM of a board with 64 KB.
+#[test]
+fn the_default_model_says_several_tokens_a_pass() {
+    let chats = concat!(env!("CARGO_MANIFEST_DIR"), "/../../corpora/chat/heldout.jsonl");
+    let said = Place::new().ok(&format!("drafts --measure '{chats}' --ram 48K --documents 400"));
+    assert!(per_pass(&said).iter().all(|tokens| *tokens >= 1.8), "{said}");
+}
+
+/// A table from other stories; without one, `plan` and `export` say what is missing.
+#[test]
+fn stories_are_told_in_fewer_passes() {
+    let (Some(place), Some(stories)) = (Place::with_stories(), data("tinystories_gpt4_a.txt")) else {
+        return;
+    };
+    let exported = place.ok("export model -o card");
+    assert!(exported.contains("tip: with --drafts"), "{exported}");
+    const END: &str = "<|endoftext|>";
+    let stories = fs::read_to_string(stories).unwrap();
+    let stories: Vec<&str> = stories.split(END).collect();
+    let (told, others) = stories.split_at(100);
+    fs::write(place.path("told.txt"), told.join(END)).unwrap();
+    fs::write(place.path("others.txt"), others.join(END)).unwrap();
+    let plan = "plan card --board esp32s3 --sd spi-20 --context 128";
+    let before = place.ok(plan);
+    assert!(before.contains("tip: this card has no table") && before.contains("drafts card"), "{before}");
+    place.ok(&format!("drafts card --data others.txt --separator {END}"));
+    let after = place.ok(plan);
+    assert!(!after.contains("tip:"), "{after}");
+    let said = place.ok(&format!(
+        "drafts card --measure told.txt --separator {END} --ram 96K --context 128 --documents 10"
+    ));
+    assert!(per_pass(&said).iter().all(|tokens| *tokens >= 1.3), "{said}");
+}
+
 #[test]
 fn export_makes_one_from_texts() {
     let (place, _) = place();
-    place.ok("export model -o other --drafts said.txt --separator <end>");
+    let exported = place.ok("export model -o other --drafts said.txt --separator <end>");
+    assert!(!exported.contains("tip:"), "{exported}");
     assert_eq!(fs::read(place.path("other/drafts.bin")).unwrap().len(), 16 * 512);
     let mut without = vec![];
     for file in ["index.json", "pages.crc", "tokenizer.bin", "weights.pages"] {

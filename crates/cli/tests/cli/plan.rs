@@ -228,3 +228,21 @@ fn a_chat_on_a_board_says_the_same() {
     place.fails_with("chat card --board esp32s4", &["no board `esp32s4`"]);
     place.usage("chat card --no-pace");
 }
+
+/// Where most of the RAM is keys and values, `plan` says what fewer positions would bring; and where the board's RAM ends.
+#[test]
+fn a_shorter_context_is_proposed_where_it_helps() {
+    let Some(place) = Place::with_stories() else { return };
+    place.ok("export model -o card");
+    let text = place.ok("plan card --board esp32s3 --sd spi-20");
+    let tip = text.lines().find(|line| line.starts_with("tip: the KV cache of 512 positions")).unwrap();
+    let said: f64 = tip.split(": ").last().unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(tip.contains("--context 128 "), "{tip}");
+    assert_eq!(
+        said,
+        (decode(&place, "card --board esp32s3 --sd spi-20 --context 128") * 100.0).round() / 100.0
+    );
+    assert!(text.contains("with more RAM than this board has:"), "{text}");
+    let json = plan(&place, "card --board esp32s3 --sd spi-20 --context 128");
+    assert!(json["tips"].as_array().unwrap().iter().all(|tip| !tip.as_str().unwrap().contains("KV cache")));
+}

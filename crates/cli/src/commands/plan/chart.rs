@@ -37,12 +37,16 @@ pub fn curve(
     Ok(points.into_iter().filter_map(|ram| Some((ram, asked.speed(ram, setup)?))).collect())
 }
 
-/// The curve as bars; that of `ram` is marked.
-pub fn text(curve: &[(usize, f64)], ram: usize) -> String {
+/// The curve as bars; that of `ram` is marked, and where there is more than the board has.
+pub fn text(curve: &[(usize, f64)], ram: usize, of_board: usize) -> String {
     let most = curve.iter().map(|(_, speed)| *speed).fold(0.0, f64::max);
     let here = curve.iter().rposition(|(at, _)| *at <= ram);
     let mut text = String::from("RAM         predicted tokens/s of replies\n");
+    let beyond = curve.iter().position(|(at, _)| *at > of_board.max(ram));
     for (number, (ram, speed)) in curve.iter().enumerate() {
+        if beyond == Some(number) {
+            let _ = writeln!(text, "  with more RAM than this board has:");
+        }
         let mark = if here == Some(number) { "  <- here" } else { "" };
         let _ = writeln!(text, "{:>9}  {:>8.2} {}{mark}", bytes(*ram as u64), speed, bar(speed / most, 40));
     }
@@ -123,7 +127,7 @@ mod tests {
     #[test]
     fn the_bar_nearest_from_below_is_marked() {
         let curve = [(1024, 1.0), (2048, 2.0), (4096, 4.0)];
-        let text = text(&curve, 3000);
+        let text = text(&curve, 3000, 3000);
         let marked: Vec<&str> = text.lines().filter(|line| line.ends_with("<- here")).collect();
         assert_eq!(marked.len(), 1);
         assert!(marked[0].contains("2048 B"), "{text}");

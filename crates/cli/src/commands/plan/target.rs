@@ -63,7 +63,7 @@ fn by_bus(asked: &Asked<'_>, setup: &Setup<'_>, ram: usize, target: f64) -> Stri
         return "this board has no other".into();
     }
     match said(&mut speeds.iter().filter(|(_, speed)| *speed >= target)) {
-        none if none.is_empty() => format!("none: {}", said(&mut speeds.iter())),
+        none if none.is_empty() => format!("none reaches it: {}", said(&mut speeds.iter())),
         enough => enough,
     }
 }
