@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::card::CardArg;
 use crate::session::{ThreadsArg, advise, buffer, explain};
 use crate::ui::{Progress, Table, bytes, parse_bytes, parse_count};
-use parts::{Measured, MeasuredTeam, Where};
+use parts::{Measured, MeasuredTeam, Parts, Where};
 use random::Dimensions;
 use yardstick::Yardstick;
 
@@ -129,9 +129,10 @@ impl Bench {
 
         let team = self.threads.team()?;
         let (mut alone, mut together, mut other) = (Speed::default(), Speed::default(), Fastest::default());
-        let passes = tokens + tokens.div_ceil(plan.batch as usize);
-        let of_parts = Where::runs(packed_bytes > 0) * (1 + usize::from(whole.is_some()));
-        let steps = self.runs * (passes * (1 + usize::from(team.is_some())) + tokens * of_parts);
+        let of_prompt = tokens.div_ceil(plan.batch as usize);
+        let alike = (1 + usize::from(team.is_some()), 1 + usize::from(whole.is_some()));
+        let of_parts = tokens * Where::runs(packed_bytes > 0) + of_prompt;
+        let steps = self.runs * ((tokens + of_prompt) * alike.0 + of_parts * alike.1);
         let mut progress = Progress::new("measuring");
         let tick = &mut || progress.step(steps as u64);
         for _ in 0..self.runs {
@@ -195,6 +196,7 @@ impl Bench {
                 "decode_tokens_per_s": decode,
                 "prefill_tokens_per_s": prefill,
                 "decode_us_per_token": there.parts.json(),
+                "prefill_us_per_token": there.prefill.json(),
                 "matrices_add_us_per_token": there.matrices_add(),
                 "us_per_token_without_matrices": there.with_and_without_matrices().map(|[_, without]| without),
             });
@@ -202,6 +204,7 @@ impl Bench {
                 object["whole"] = json!({
                     "pages_streamed_per_pass": whole_streams,
                     "decode_us_per_token": whole.parts.json(),
+                    "prefill_us_per_token": whole.prefill.json(),
                     "matrices_add_us_per_token": whole.matrices_add(),
                 });
             }
@@ -242,15 +245,21 @@ impl Bench {
         }
         println!();
         let parts = &there.parts;
-        let mut table = Table::new(["decode", "us/token", "share"]);
-        for (name, us) in parts.named() {
+        let mut table = Table::new(["us/token", "decode", "share", "prefill", "share"]);
+        let mut row = |name: &str, [decode, prefill]: [f64; 2]| {
+            let share = |us: f64, of: &Parts| format!("{:.1} %", 100.0 * us / of.total());
             table.row([
                 name.replace('_', " "),
-                format!("{us:.2}"),
-                format!("{:.1} %", 100.0 * us / parts.total()),
+                format!("{decode:.2}"),
+                share(decode, parts),
+                format!("{prefill:.2}"),
+                share(prefill, &there.prefill),
             ]);
+        };
+        for ((name, decode), (_, prefill)) in parts.named().zip(there.prefill.named()) {
+            row(name, [decode, prefill]);
         }
-        table.row(["all".into(), format!("{:.2}", parts.total()), "100.0 %".into()]);
+        row("all", [parts.total(), there.prefill.total()]);
         print!("{table}");
         println!(
             "\nwithout the stop-watch that measures parts, in runs of their own, a token takes {:.2} us",
@@ -263,10 +272,11 @@ impl Bench {
             );
         }
         if let Some(whole) = &whole {
-            let us = whole.parts.matrices;
+            let [us, of_prompts] = [whole.parts.matrices, whole.prefill.matrices];
             println!(
-                "whole matrices, in runs in turn, take {us:.2} us: {:.2} times as long by the stop-watch",
-                us / parts.matrices
+                "whole matrices, in runs in turn, take {us:.2} us: {:.2} times as long by the stop-watch; in prompts {of_prompts:.2} us: {:.2} times",
+                us / parts.matrices,
+                of_prompts / there.prefill.matrices
             );
             if let Some((whole, pruned)) = whole.matrices_add().zip(there.matrices_add()) {
                 println!("they add {whole:.2} us, {:.2} times as much", whole / pruned);

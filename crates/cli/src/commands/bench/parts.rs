@@ -15,7 +15,7 @@ use pageformer_engine::kernels::{
 };
 use pageformer_sim::HostCard;
 
-use super::{Decoding, Fastest, decode_once};
+use super::{Decoding, Fastest, decode_once, prefill_once};
 
 /// Microseconds a token.
 pub struct Parts {
@@ -75,6 +75,8 @@ impl Parts {
 pub struct Where {
     tokens: usize,
     pub parts: Parts,
+    /// Of a token of a prompt.
+    pub prefill: Parts,
     with_matrices: Fastest,
     without: Fastest,
 }
@@ -82,15 +84,15 @@ pub struct Where {
 impl Where {
     pub fn new(tokens: usize) -> Self {
         let (with_matrices, without) = Default::default();
-        Self { tokens, parts: Parts::MOST, with_matrices, without }
+        Self { tokens, parts: Parts::MOST, prefill: Parts::MOST, with_matrices, without }
     }
 
-    /// How many runs [`Self::take`] makes.
+    /// How many runs [`Self::take`] makes, beside the one over a prompt.
     pub const fn runs(packed: bool) -> usize {
         if packed { 3 } else { 1 }
     }
 
-    /// One more run with the stop-watch, and two without it if matrices are `packed`, of which one leaves them out.
+    /// One more run with the stop-watch, one over a prompt, and two without it if matrices are `packed`, of which one leaves them out.
     pub fn take(
         &mut self,
         engine: &mut Engine<'_, HostCard<'_>>,
@@ -98,7 +100,8 @@ impl Where {
         packed: bool,
         tick: &mut dyn FnMut(),
     ) -> Result<()> {
-        self.parts = self.parts.least(&parts(engine, what, tick)?);
+        self.parts = self.parts.least(&parts(what.tokens, || decode_once(engine, what, tick))?);
+        self.prefill = self.prefill.least(&parts(what.tokens, || prefill_once(engine, what, tick))?);
         if packed {
             self.with_matrices.take(without_stop_watch(engine, what, false, tick)?);
             self.without.take(without_stop_watch(engine, what, true, tick)?);
@@ -119,8 +122,8 @@ impl Where {
     }
 }
 
-/// Where the time of a run goes, by the measuring kernel. What measuring itself takes is left out.
-fn parts(engine: &mut Engine<'_, HostCard<'_>>, what: Decoding, tick: &mut dyn FnMut()) -> Result<Parts> {
+/// Where the time of a run of so many tokens goes, by the measuring kernel. What measuring itself takes is left out.
+fn parts(tokens: usize, run: impl FnOnce() -> Result<Vec<Duration>>) -> Result<Parts> {
     // The least of many: one that another program interrupts would be subtracted from every call.
     let clock = (0..100)
         .map(|_| {
@@ -132,15 +135,15 @@ fn parts(engine: &mut Engine<'_, HostCard<'_>>, what: Decoding, tick: &mut dyn F
         })
         .fold(f64::INFINITY, f64::min);
     SPENT.with(|spent| spent.iter().for_each(|kind| kind.set((Duration::ZERO, 0))));
-    let tokens = what.tokens;
-    let total = decode_once(engine, what, tick)?.iter().sum::<Duration>();
+    let passes = run()?;
+    let total = passes.iter().sum::<Duration>();
     let per_token = |seconds: f64| (seconds * 1e6 / tokens as f64).max(0.0);
     let kinds = [MATRICES, ATTENTION, OTHERS, SAMPLING];
     let spent = SPENT.with(|spent| kinds.map(|kind| spent[kind].get()));
     // A stop-watch takes one reading of the clock within what it measures, and one outside.
     let within = |(time, calls): (Duration, u64)| time.as_secs_f64() - calls as f64 * clock;
     let outside = |(time, calls): (Duration, u64)| time.as_secs_f64() + calls as f64 * clock;
-    let known = spent.map(outside).iter().sum::<f64>() + tokens as f64 * clock;
+    let known = spent.map(outside).iter().sum::<f64>() + passes.len() as f64 * clock;
     let [matrices, attention, norms_and_activations, sampling] = spent.map(|kind| per_token(within(kind)));
     let paging_and_rest = per_token(total.as_secs_f64() - known);
     Ok(Parts { matrices, attention, norms_and_activations, sampling, paging_and_rest })
