@@ -42,7 +42,8 @@ pub struct Place {
     /// The bus of its card [default: the board's first]
     #[arg(long, value_name = "BUS")]
     pub sd: Option<String>,
-    /// Bytes of the pieces that a fragmented card's files lie in [default: each in one]
+    /// Bytes of the pieces that a fragmented card's files lie in: at worst its clusters, by Windows' defaults 4K up to 8 GB, 8K up to 16 GB, 16K up to
+    /// 32 GB [default: each in one]
     #[arg(long, value_name = "BYTES", value_parser = parse_piece)]
     pub fragments: Option<usize>,
     /// The card is only read while it is waited for, also where a second core could do it
