@@ -171,6 +171,7 @@ impl Plan {
     fn tips(&self, asked: &Asked<'_>, prediction: &Prediction, setup: &Setup<'_>, ram: usize) -> Vec<String> {
         let (mut tips, plan) = (Vec::new(), &prediction.plan);
         if let (false, Some(_), Some(card)) = (prediction.has_drafts, &prediction.guessed, &self.card.path)
+            && card.is_dir()
             && prediction.decode.waits_for_card()
         {
             tips.push(format!(
