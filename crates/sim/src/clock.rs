@@ -297,11 +297,12 @@ mod tests {
     struct Told {
         now: Arc<Mutex<Instant>>,
         too_long: Duration,
+        sleeps: Arc<AtomicU64>,
     }
 
     impl Told {
         fn with(too_long: Duration) -> Self {
-            Self { now: Arc::new(Mutex::new(Instant::now())), too_long }
+            Self { now: Arc::new(Mutex::new(Instant::now())), too_long, sleeps: Arc::default() }
         }
     }
 
@@ -312,6 +313,7 @@ mod tests {
 
         fn sleep(&self, time: Duration) {
             *self.now.lock().unwrap() += time + self.too_long;
+            self.sleeps.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -355,6 +357,7 @@ mod tests {
             assert!(lead <= LEAD, "{lead:?}");
         }
         assert_eq!(clock.now(), 100 * MS);
+        assert!((15..25).contains(&time.sleeps.load(Ordering::Relaxed)), "{time:?}");
     }
 
     fn card(read_ahead: u32, piece: Option<u32>) -> (Timed<MemoryCard>, Clock) {

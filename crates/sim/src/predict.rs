@@ -30,8 +30,10 @@ pub struct Prediction {
     pub decode: Phase,
     /// The same replies with tokens guessed ahead, if the plan has memory for that.
     pub guessed: Option<Phase>,
-    /// Whether the card has a table to guess from.
+    /// Whether the card has a table to guess from, sound or not.
     pub has_drafts: bool,
+    /// Why nothing is guessed from it, if so.
+    pub drafts_fault: Option<String>,
 }
 
 impl Prediction {
@@ -262,7 +264,7 @@ pub fn predict<'m>(
         Virtual::new(setup.board.processor(), clock.clone(), manifest.shape.n_layers, within);
     let engine = Engine::start(setup.card(card, &clock), &manifest, table, &plan, &mut arena, kernel)?;
     let mut session = Session::start(engine, &manifest, &mut arena)?;
-    let has_drafts = session.has_drafts();
+    let has_drafts = session.has_drafts() || session.drafts_fault().is_some();
     let start = Moment::of(&session, &clock, counter);
 
     let prompt = TYPICAL.min(plan.context / 2).max(1);
@@ -294,7 +296,8 @@ pub fn predict<'m>(
             }
             Ok(Moment::of(&session, &clock, counter).since(&before))
         };
-        // The first token comes with the prompt: what follows it is what a reply takes. Both begin with the same pages in memory, those of the tokenizer included.
+        // The first token comes with the prompt: what follows it is what a reply takes. Both begin with the same pages in
+        // memory, those of the tokenizer included.
         said(1)?;
         let (first, whole) = (said(1)?, said(REPLY)?);
         let rest = whole.since(&first);
@@ -309,6 +312,7 @@ pub fn predict<'m>(
         decode: plain.unwrap_or_else(|| decode.phase(said.into(), said.into())),
         guessed,
         has_drafts,
+        drafts_fault: session.drafts_fault().map(ToString::to_string),
     })
 }
 

@@ -245,7 +245,7 @@ impl Bench {
         }
         println!();
         let parts = &there.parts;
-        let mut table = Table::new(["us/token", "decode", "share", "prefill", "share"]);
+        let mut table = Table::new(["us/token", "decode", "share", "prefill", "of it"]);
         let mut row = |name: &str, [decode, prefill]: [f64; 2]| {
             let share = |us: f64, of: &Parts| format!("{:.1} %", 100.0 * us / of.total());
             table.row([
@@ -262,12 +262,12 @@ impl Bench {
         row("all", [parts.total(), there.prefill.total()]);
         print!("{table}");
         println!(
-            "\nwithout the stop-watch that measures parts, in runs of their own, a token takes {:.2} us",
+            "\nwithout the stop-watch that measures parts, in runs of their own, a token of a reply takes {:.2} us",
             1e6 / decode
         );
         if let Some([with, without]) = there.with_and_without_matrices() {
             println!(
-                "matrices add {:.2} us: in runs in turn it takes {with:.2} us, and {without:.2} us with all products 0",
+                "matrices add {:.2} us to it: in runs in turn it takes {with:.2} us, and {without:.2} us with all products 0",
                 with - without
             );
         }
@@ -275,8 +275,8 @@ impl Bench {
             let [us, of_prompts] = [whole.parts.matrices, whole.prefill.matrices];
             println!(
                 "whole matrices, in runs in turn, take {us:.2} us: {:.2} times as long by the stop-watch; in prompts {of_prompts:.2} us: {:.2} times",
-                us / parts.matrices,
-                of_prompts / there.prefill.matrices
+                us / parts.matrices.max(1e-9),
+                of_prompts / there.prefill.matrices.max(1e-9)
             );
             if let Some((whole, pruned)) = whole.matrices_add().zip(there.matrices_add()) {
                 println!("they add {whole:.2} us, {:.2} times as much", whole / pruned);

@@ -139,6 +139,13 @@ impl DraftsArgs {
             }
         }
         print!("{table}");
+        match session.drafts_fault() {
+            Some(fault) => println!("(nothing is guessed from the card's table: {fault})"),
+            None if !session.has_drafts() => {
+                println!("(the card has no table; `pageformer drafts CARD --data TEXTS` makes one)");
+            }
+            None => {}
+        }
         Ok(())
     }
 }
@@ -169,6 +176,16 @@ pub fn write_drafts(card: &CardArg, files: &[PathBuf], separator: &str, pages: u
         made.contexts,
         100.0 * made.right
     );
+    // Of texts like these, a good table guesses a third or half.
+    if made.right < 0.05 {
+        let separator = match (separator.is_empty(), talks.len() == files.len()) {
+            (true, true) => ", and each file is one text: --separator says what stands between texts",
+            _ => "",
+        };
+        println!(
+            "warning: hardly anything is guessed right; are they what the model was trained on{separator}?"
+        );
+    }
     Ok(())
 }
 

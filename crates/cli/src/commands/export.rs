@@ -18,7 +18,8 @@ use crate::ui::{Progress, bytes, parse_block};
 #[command(after_help = "Examples:\n  \
     pageformer export model/ -o card/\n  \
     pageformer export model/ -o card/ --layout files       # a file a page, to look at and to diff\n  \
-    pageformer export model/ -o card/ --density 0.5 --block 8x8\n\n\
+    pageformer export model/ -o card/ --density 0.5 --block 8x8\n  \
+    pageformer export model/ -o card/ --drafts stories.txt --separator '<|endoftext|>'\n\n\
     Pruning here is one-shot, by magnitude: it costs much quality. Cells that are zero already,\n\
     because the model was pruned before, are left out at any density.")]
 pub struct Export {
@@ -97,7 +98,8 @@ impl Export {
             write_drafts(&card, &self.drafts, &self.separator, DRAFT_PAGES)?;
         } else {
             println!(
-                "tip: with --drafts and the texts that the model was trained on, a device says several tokens a pass"
+                "tip: `pageformer drafts {} --data TEXTS`, with what the model was trained on, lets boards that wait for their card say several tokens a pass",
+                self.output.display()
             );
         }
         match model.chat {

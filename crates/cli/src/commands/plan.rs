@@ -167,27 +167,35 @@ impl Plan {
         Ok(())
     }
 
-    /// What would make replies faster and costs nothing.
+    /// What would make replies faster, by what there is already.
     fn tips(&self, asked: &Asked<'_>, prediction: &Prediction, setup: &Setup<'_>, ram: usize) -> Vec<String> {
         let (mut tips, plan) = (Vec::new(), &prediction.plan);
+        if let Some(fault) = &prediction.drafts_fault {
+            tips.push(format!(
+                "nothing is guessed from the card's table: {fault}; make it anew with `pageformer drafts`"
+            ));
+        }
         if let (false, Some(_), Some(card)) = (prediction.has_drafts, &prediction.guessed, &self.card.path)
             && card.is_dir()
             && prediction.decode.waits_for_card()
         {
             tips.push(format!(
-                "this card has no table to guess from; `pageformer drafts {} --data TEXTS`, from what the model was trained on, \
-                 makes more tokens come of a pass",
+                "this card has no table to guess from; `pageformer drafts {} --data TEXTS [--separator TEXT]`, with what the model was \
+                 trained on, makes more tokens come of a pass",
                 card.display()
             ));
         }
         let kv_cache = plan.parts().find(|(part, _)| *part == Part::KvCache).map_or(0, |(_, bytes)| bytes);
-        let context = plan.context / 4;
-        if self.context.is_none() && kv_cache > ram / 2 && context >= 64 && plan.pinning.streamed() > 0 {
+        // As many as the replies here take.
+        let (context, now) = (4 * TYPICAL, prediction.reply().tokens_per_s());
+        if self.context.is_none() && kv_cache > ram / 2 && plan.context >= 2 * context {
             let request = Request { context: Some(context), ..asked.request };
             let shorter = Asked { request, prompts: asked.prompts.clone(), ..*asked };
-            if let Some(speed) = shorter.speed(ram, setup) {
+            // Shorter conversations are not worth less than this.
+            if let Some(speed) = shorter.speed(ram, setup).filter(|speed| *speed > 1.2 * now) {
                 tips.push(format!(
-                    "the KV cache of {} positions takes {} of {}; --context {context} would leave more for pages: {speed:.2} tokens/s",
+                    "the KV cache of {} positions takes {} of {}; with --context {context}, where conversations end sooner, pages have more: \
+                     {speed:.2} tokens/s instead of {now:.2}",
                     plan.context,
                     bytes(kv_cache as u64),
                     bytes(ram as u64)
@@ -324,8 +332,9 @@ fn guesses(prediction: &Prediction, replies: &str) -> String {
     let plan = &prediction.plan;
     let guesses = match (&prediction.guessed, plan.speculation) {
         (Some(guessed), _) => format!(
-            "up to {} guesses a pass make them {:.2} times as fast, by {:.2} tokens a pass",
+            "up to {} {} a pass make them {:.2} times as fast, by {:.2} tokens a pass",
             plan.logits_rows - 1,
+            if plan.logits_rows == 2 { "guess" } else { "guesses" },
             prediction.decode.time.as_secs_f64() / guessed.time.as_secs_f64().max(1e-12),
             guessed.tokens_per_pass()
         ),

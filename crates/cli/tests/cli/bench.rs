@@ -18,7 +18,6 @@ fn bench_has_its_keys() {
             for part in names {
                 assert!(parts[part].as_f64().unwrap() >= 0.0, "{what}: {parts:?}");
             }
-            assert!(parts["matrices"].as_f64().unwrap() > 0.0, "{what}: {parts:?}");
         }
         let model = what.split(" --").next().unwrap().replace("--random", "random");
         assert_eq!(got["model"], model);
@@ -31,7 +30,7 @@ fn bench_has_its_keys() {
         assert_eq!(whole.is_null(), !what.contains("density"), "{what}: {got:#}");
         if !whole.is_null() {
             for parts in ["decode_us_per_token", "prefill_us_per_token"] {
-                assert!(whole[parts]["matrices"].as_f64().unwrap() > 0.0, "{got:#}");
+                assert!(whole[parts]["matrices"].as_f64().unwrap() >= 0.0, "{got:#}");
             }
             let add = "matrices_add_us_per_token";
             assert_eq!(whole[add].is_f64(), got[add].is_f64(), "{got:#}");

@@ -72,8 +72,8 @@ fn a_person_meets_the_console_of_a_board() {
     assert_eq!(typist.0.running.code(), Some(0));
 }
 
-/// A board's answers keep its pace, whoever is asked and however slowly it is typed; its own clock says how long they take. That
-/// a clock which is paced is as slow as it says, `pageformer_sim::Clock` tests.
+/// A board's answers are by its clock, which is paced; that such a clock is as slow as it says, and no faster after a pause, is tested where it is
+/// (`pageformer_sim`).
 #[test]
 fn answers_are_paced_as_the_board_would_give_them() {
     let place = Place::with_tiny_card();

@@ -201,7 +201,7 @@ cases:
 cases_of_sums:
     cases place_of_sums
 
-    @ A case is the end of another one where it can be, and goes on there where a copy would be too much flash.
+    @ A case is the end of another one where it can be, and jumps there where a copy would take too much flash.
 place_0123:
     cell 0
 place_123:

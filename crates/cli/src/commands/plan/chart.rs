@@ -42,7 +42,7 @@ pub fn text(curve: &[(usize, f64)], ram: usize, of_board: usize) -> String {
     let most = curve.iter().map(|(_, speed)| *speed).fold(0.0, f64::max);
     let here = curve.iter().rposition(|(at, _)| *at <= ram);
     let mut text = String::from("RAM         predicted tokens/s of replies\n");
-    let beyond = curve.iter().position(|(at, _)| *at > of_board.max(ram));
+    let beyond = curve.iter().position(|(at, _)| *at > of_board);
     for (number, (ram, speed)) in curve.iter().enumerate() {
         if beyond == Some(number) {
             let _ = writeln!(text, "  with more RAM than this board has:");
@@ -131,6 +131,8 @@ mod tests {
         let marked: Vec<&str> = text.lines().filter(|line| line.ends_with("<- here")).collect();
         assert_eq!(marked.len(), 1);
         assert!(marked[0].contains("2048 B"), "{text}");
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        assert!(lines[3].starts_with("with more RAM") && lines[4].starts_with("4096 B"), "{text}");
     }
 
     #[test]
