@@ -30,10 +30,8 @@ pub struct Prediction {
     pub decode: Phase,
     /// The same replies with tokens guessed ahead, if the plan has memory for that.
     pub guessed: Option<Phase>,
-    /// Whether the card has a table to guess from, sound or not.
-    pub has_drafts: bool,
-    /// Why nothing is guessed from it, if so.
-    pub drafts_fault: Option<String>,
+    /// Whether the card has a table to guess from, or what is wrong with it.
+    pub drafts: Result<bool, String>,
 }
 
 impl Prediction {
@@ -264,7 +262,6 @@ pub fn predict<'m>(
         Virtual::new(setup.board.processor(), clock.clone(), manifest.shape.n_layers, within);
     let engine = Engine::start(setup.card(card, &clock), &manifest, table, &plan, &mut arena, kernel)?;
     let mut session = Session::start(engine, &manifest, &mut arena)?;
-    let has_drafts = session.has_drafts() || session.drafts_fault().is_some();
     let start = Moment::of(&session, &clock, counter);
 
     let prompt = TYPICAL.min(plan.context / 2).max(1);
@@ -311,8 +308,7 @@ pub fn predict<'m>(
         prefill: read.since(&start).phase(prompt.into(), prompt.div_ceil(plan.batch).into()),
         decode: plain.unwrap_or_else(|| decode.phase(said.into(), said.into())),
         guessed,
-        has_drafts,
-        drafts_fault: session.drafts_fault().map(ToString::to_string),
+        drafts: session.drafts_fault().map_or(Ok(session.has_drafts()), |fault| Err(fault.to_string())),
     })
 }
 

@@ -130,9 +130,9 @@ impl Bench {
         let team = self.threads.team()?;
         let (mut alone, mut together, mut other) = (Speed::default(), Speed::default(), Fastest::default());
         let of_prompt = tokens.div_ceil(plan.batch as usize);
-        let alike = (1 + usize::from(team.is_some()), 1 + usize::from(whole.is_some()));
         let of_parts = tokens * Where::runs(packed_bytes > 0) + of_prompt;
-        let steps = self.runs * ((tokens + of_prompt) * alike.0 + of_parts * alike.1);
+        let (teams, models) = (1 + usize::from(team.is_some()), 1 + usize::from(whole.is_some()));
+        let steps = self.runs * ((tokens + of_prompt) * teams + of_parts * models);
         let mut progress = Progress::new("measuring");
         let tick = &mut || progress.step(steps as u64);
         for _ in 0..self.runs {

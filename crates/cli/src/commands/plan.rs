@@ -170,23 +170,20 @@ impl Plan {
     /// What would make replies faster, by what there is already.
     fn tips(&self, asked: &Asked<'_>, prediction: &Prediction, setup: &Setup<'_>, ram: usize) -> Vec<String> {
         let (mut tips, plan) = (Vec::new(), &prediction.plan);
-        if let Some(fault) = &prediction.drafts_fault {
-            tips.push(format!(
-                "nothing is guessed from the card's table: {fault}; make it anew with `pageformer drafts`"
-            ));
-        }
-        if let (false, Some(_), Some(card)) = (prediction.has_drafts, &prediction.guessed, &self.card.path)
-            && card.is_dir()
-            && prediction.decode.waits_for_card()
-        {
-            tips.push(format!(
+        let guesses_pay = prediction.guessed.is_some() && prediction.decode.waits_for_card();
+        match (&prediction.drafts, &self.card.path) {
+            (Err(fault), _) => tips.push(format!(
+                "nothing is guessed from the card's table: {fault}, or make the table alone anew: `pageformer drafts`"
+            )),
+            (Ok(false), Some(card)) if guesses_pay && card.is_dir() => tips.push(format!(
                 "this card has no table to guess from; `pageformer drafts {} --data TEXTS [--separator TEXT]`, with what the model was \
                  trained on, makes more tokens come of a pass",
                 card.display()
-            ));
+            )),
+            _ => {}
         }
         let kv_cache = plan.parts().find(|(part, _)| *part == Part::KvCache).map_or(0, |(_, bytes)| bytes);
-        // As many as the replies here take.
+        // Room for the prompts and replies of a prediction.
         let (context, now) = (4 * TYPICAL, prediction.reply().tokens_per_s());
         if self.context.is_none() && kv_cache > ram / 2 && plan.context >= 2 * context {
             let request = Request { context: Some(context), ..asked.request };
